@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use huddle_testing::memory::mergeable;
+use huddle_testing::memory::{mergeable, page_bytes};
 use huddle_testing::{ksm, recording};
 
 use long_support::{is_to_run, level_of_two_domains};
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 /// A process that is taken for QEMU with one vCPU and some memory, until its standard input ends.
 fn be_a_vm() -> ! {
     let kind: u64 = std::env::var(ROLE).unwrap().parse().unwrap();
-    for (number, page) in mergeable(PAGES).chunks_mut(4096 / 8).enumerate() {
+    for (number, page) in mergeable(PAGES).chunks_mut(page_bytes() / 8).enumerate() {
         // Equal in VMs of one kind, and in no other page.
         page.fill((kind << 32) + number as u64 + 1);
     }

@@ -57,7 +57,7 @@ fn is_there(tool: &Tool) -> bool {
 }
 
 /// The directory of installed tools: not the user's home, whose tools are left alone.
-fn place() -> PathBuf {
+pub(crate) fn place() -> PathBuf {
     shell::root().join("target/tools")
 }
 

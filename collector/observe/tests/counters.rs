@@ -1,5 +1,5 @@
-//! Counters of all vCPUs of a VM: software events against known numbers and against perf(1), hardware
-//! events against perf(1) where there is a PMU. Needs root; prints what it skips.
+//! Counters of all vCPUs of a VM: software events against known numbers and against perf(1). Needs root; prints what it
+//! skips.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
@@ -36,7 +36,7 @@ fn main() {
         ("counters_leave_descriptors_for_others", few_descriptors),
         ("zeros_of_an_event_that_never_counted_are_unavailable", never_counted),
         ("software_events_agree_with_perf_stat", software_against_perf),
-        ("hardware_events_agree_with_perf_stat", hardware_against_perf),
+        ("hardware_events_count_or_have_a_reason", hardware_counts_or_a_reason),
     ];
     run(not_root(), false, tests);
 }
@@ -415,31 +415,25 @@ fn software_against_perf() -> Result<(), Failed> {
     Ok(())
 }
 
-fn hardware_against_perf() -> Result<(), Failed> {
+/// That a PMU's counts are right is tested where they are known: in an emulated host (`collector/tests/boot_linux`,
+/// `the_counters_are_what_is_known` and `rates_of_stand_ins_are_exact_and_shown`).
+fn hardware_counts_or_a_reason() -> Result<(), Failed> {
     let set = EventSet::only([
         (CounterRole::Instructions, EventSpec::named("instructions").unwrap()),
         (CounterRole::Cycles, EventSpec::named("cycles").unwrap()),
     ]);
     let mut counters = VcpuCounters::new(HostRoot::real(), set);
-    let missing = counters.events().iter().find_map(|counted| match counted.role {
-        CounterRole::Instructions => counted.event.reason().map(str::to_owned),
-        _ => None,
-    });
-    if let Some(reason) = missing {
-        say(&format!("skipped: no PMU to compare with perf stat: {reason}"));
-        let counted = Counted::start();
-        counters.sync(&[vm("counted", counted.pid(), &[counted.pid()])]);
-        let row = counters.read().remove(0);
+    let has_pmu = counters.events().iter().any(|counted| counted.event.value().is_some());
+    let mut counted = Counted::start();
+    counters.sync(&[vm("counted", counted.pid(), &[counted.pid()])]);
+    counters.read();
+    counted.work();
+    let row = counters.read().remove(0);
+    if has_pmu {
+        let instructions = row.delta.count(CounterRole::Instructions).value();
+        assert!(instructions.is_some_and(|count| *count > 150e6), "{row:?}");
+    } else {
         assert!(row.reading.reason().is_some(), "no PMU, no numbers: {row:?}");
-        return Ok(());
-    }
-    let Some((row, perf)) = both(&mut counters, "instructions,cycles") else { return Ok(()) };
-    for (role, name) in [(CounterRole::Instructions, "instructions"), (CounterRole::Cycles, "cycles")] {
-        let own = *row.delta.count(role).value().unwrap();
-        let by_perf = perf.iter().find(|(event, _)| event.starts_with(name)).unwrap().1;
-        let ratio = own / by_perf;
-        say(&format!("{name} over perf's: {ratio:.5}"));
-        assert!((ratio - 1.0).abs() < 0.02, "{name}: {own} against {by_perf} by perf");
     }
     Ok(())
 }

@@ -16,17 +16,17 @@ const AREA: &str = "BPF programs";
 
 /// Attaches each program and detaches it again; they record nothing meanwhile. Misses are sampled by the event of the set.
 pub(super) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
-    let architecture = Architecture::of(root);
-    let miss_event = Some(set.event(CounterRole::LlcMisses).clone());
+    let miss_event = set.event(CounterRole::LlcMisses).clone();
+    let remedies =
+        Remedies { architecture: Architecture::of(root), is_event_known: miss_event.value().is_some() };
+    let miss_event = Some(miss_event);
     match Probes::load(root, &ProbeConfig { miss_event, ..ProbeConfig::default() }) {
-        Ok(probes) => probes.programs.status().iter().map(|status| judge(status, architecture)).collect(),
+        Ok(probes) => probes.programs.status().iter().map(|status| judge(status, remedies)).collect(),
         Err(error) => {
             let attached = Availability::Unavailable(error.to_string());
             let status = |program| ProgramStatus { program, attached: attached.clone() };
-            let judge = |status| Finding {
-                remedy: Some(remedy_of_all(&error).into()),
-                ..judge(&status, architecture)
-            };
+            let judge =
+                |status| Finding { remedy: Some(remedy_of_all(&error).into()), ..judge(&status, remedies) };
             Program::ALL.map(status).map(judge).into()
         }
     }
@@ -72,19 +72,27 @@ fn remedy_of_all(error: &ProbeError) -> &'static str {
     }
 }
 
-fn judge(status: &ProgramStatus, architecture: Architecture) -> Finding {
+/// What remedies depend on.
+#[derive(Clone, Copy)]
+struct Remedies {
+    architecture: Architecture,
+    /// Whether there is an event to sample misses by.
+    is_event_known: bool,
+}
+
+fn judge(status: &ProgramStatus, remedies: Remedies) -> Finding {
     let ProgramStatus { program, attached } = status;
     let item = Item { area: AREA, item: program.name() };
     match attached {
         Availability::Available(()) => item.good("attaches", format!("gives: {}", program.gives())),
         Availability::Unavailable(reason) => {
             let meaning = format!("missing without it: {}", program.gives());
-            item.missing(reason, meaning, Some(remedy(*program, architecture)))
+            item.missing(reason, meaning, Some(remedy(*program, remedies)))
         }
     }
 }
 
-fn remedy(program: Program, architecture: Architecture) -> &'static str {
+fn remedy(program: Program, remedies: Remedies) -> &'static str {
     match program {
         Program::KsmStartScan
         | Program::KsmStopScan
@@ -98,11 +106,14 @@ fn remedy(program: Program, architecture: Architecture) -> &'static str {
             "run huddle as root, on a kernel from 5.16 on with CONFIG_DEBUG_INFO_BTF"
         }
         Program::SampleClock => "run huddle as root, or with CAP_BPF and CAP_PERFMON",
+        Program::SampleMisses if !remedies.is_event_known => {
+            "name an event: --event llc_misses=EVENT, or [counters] in the config"
+        }
         Program::SampleMisses => {
             "use a host whose PMU can sample (bare metal, or a cloud VM of a type that has one); pmu.llc_misses says \
              whether misses are counted"
         }
-        Program::KvmEntry | Program::KvmExit => architecture.kvm_tracepoints_remedy(),
+        Program::KvmEntry | Program::KvmExit => remedies.architecture.kvm_tracepoints_remedy(),
     }
 }
 
@@ -113,15 +124,24 @@ mod tests {
 
     #[test]
     fn every_program_has_its_line_in_either_state() {
+        let remedies = Remedies { architecture: Architecture::X86, is_event_known: true };
         for program in Program::ALL {
-            let good =
-                judge(&ProgramStatus { program, attached: Availability::Available(()) }, Architecture::X86);
+            let good = judge(&ProgramStatus { program, attached: Availability::Available(()) }, remedies);
             assert!(good.state == State::Good && good.item == program.name() && good.remedy.is_none());
             let attached = Availability::Unavailable("the kernel refused".into());
-            let missing = judge(&ProgramStatus { program, attached }, Architecture::X86);
+            let missing = judge(&ProgramStatus { program, attached }, remedies);
             assert_eq!((missing.state, missing.value.as_str()), (State::Missing, "the kernel refused"));
             assert!(missing.meaning.contains(program.gives()) && missing.remedy.is_some(), "{missing:?}");
         }
+    }
+
+    #[test]
+    fn without_an_event_the_remedy_is_to_name_one() {
+        let remedy = |is_event_known| {
+            remedy(Program::SampleMisses, Remedies { architecture: Architecture::Arm64, is_event_known })
+        };
+        assert!(remedy(false).contains("--event llc_misses="), "{}", remedy(false));
+        assert!(remedy(true).contains("whose PMU can sample"), "{}", remedy(true));
     }
 
     #[test]

@@ -2,14 +2,26 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
+use std::sync::LazyLock;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+use nix::unistd::{SysconfVar, sysconf};
 
-const PAGE: usize = 4096;
+/// Bytes of a page of this host.
+pub fn page_bytes() -> usize {
+    static BYTES: LazyLock<usize> =
+        LazyLock::new(|| sysconf(SysconfVar::PAGE_SIZE).unwrap().unwrap().try_into().unwrap());
+    *BYTES
+}
+
+/// Pages of a huge page: as many as a page has entries of a page table, of 8 bytes each (`PTRS_PER_PTE`).
+pub fn huge_page_pages() -> usize {
+    page_bytes() / 8
+}
 
 /// Mergeable memory of so many pages; it is never freed.
 pub fn mergeable(pages: usize) -> &'static mut [u64] {
-    let length = NonZeroUsize::new(pages * PAGE).unwrap();
+    let length = NonZeroUsize::new(pages * page_bytes()).unwrap();
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
     let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
@@ -17,14 +29,14 @@ pub fn mergeable(pages: usize) -> &'static mut [u64] {
         // SAFETY: the range is the mapping made above; neither advice changes its content.
         unsafe { madvise(map, length.get(), advice) }.unwrap();
     }
-    // SAFETY: the mapping is writable, page-aligned, `pages * PAGE` long, and only used through this.
-    unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) }
+    // SAFETY: the mapping is writable, page-aligned, `pages` pages long, and only used through this.
+    unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * page_bytes() / 8) }
 }
 
-/// Memory on so many huge pages of 2 MiB, each page of 4 KiB with another content; `None` if the kernel gives none. It is
+/// Memory on so many huge pages, each ordinary page with another content; `None` if the kernel gives none. It is
 /// never freed.
 pub fn huge(count: usize) -> Option<&'static mut [u64]> {
-    let huge_bytes = PAGE * 512;
+    let huge_bytes = page_bytes() * huge_page_pages();
     let length = NonZeroUsize::new((count + 1) * huge_bytes).unwrap();
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
@@ -37,7 +49,7 @@ pub fn huge(count: usize) -> Option<&'static mut [u64]> {
     // SAFETY: the mapping is writable, page-aligned, this long, and only used through this.
     let words =
         unsafe { std::slice::from_raw_parts_mut(start.cast::<u64>().as_ptr(), count * huge_bytes / 8) };
-    words.chunks_exact_mut(PAGE / 8).enumerate().for_each(|(page, words)| words[7] = page as u64 + 1);
+    words.chunks_exact_mut(page_bytes() / 8).enumerate().for_each(|(page, words)| words[7] = page as u64 + 1);
     // proc(5): the mapping of this address, with its part on huge pages.
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let own = smaps.split_once(&format!("{:x}-", start.as_ptr() as usize))?.1;
@@ -59,7 +71,7 @@ impl Fork {
             nix::unistd::ForkResult::Child => {
                 let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
                 for page in pages {
-                    words[page * PAGE / 8 + 9] = u64::MAX;
+                    words[page * page_bytes() / 8 + 9] = u64::MAX;
                 }
                 let _ = nix::unistd::write(&written, &[1]);
                 loop {

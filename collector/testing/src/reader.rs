@@ -12,7 +12,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::memory::mergeable;
+use crate::memory::{mergeable, page_bytes};
 
 /// Words of eight bytes in a cache line.
 const LINE_WORDS: usize = 8;
@@ -71,7 +71,7 @@ pub fn run(mut arguments: impl Iterator<Item = String>) -> ! {
     cpus.set(cpu as usize).unwrap();
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
 
-    let data = mergeable(kib as usize / 4);
+    let data = mergeable((kib as usize * 1024).div_ceil(page_bytes()));
     let mut rng = Rng::new(seed);
     let lines = data.len() / LINE_WORDS;
     let mut next: Vec<usize> = (0..lines).collect();

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use huddle_testing::emulated::host::EmulatedHost;
 use huddle_testing::recording::{self, number};
 
-use crate::{Test, end, json, recorded, run_for, start};
+use crate::{RUN, Test, end, json, recorded, run_for, start};
+
+pub const TESTS: &[Test] = &[("entries_and_exits_are_those_of_the_kernels_trace", as_in_the_trace)];
 
 pub const ARM64: &[Test] = &[("guests_are_found_and_their_exits_are_counted", on_arm64)];
 
@@ -16,6 +18,13 @@ const DATA_ABORT: u32 = 0x24;
 
 /// An access to a port (AMD64 Architecture Programmer's Manual, volume 2, appendix C).
 const SVM_IOIO: u32 = 0x7b;
+
+/// As the probes themselves see it, without a loop of huddle.
+fn as_in_the_trace(host: &mut EmulatedHost) {
+    let checked = host.run("huddle-check kvm::", RUN);
+    println!("{}{}", checked.stdout, checked.stderr);
+    assert!(checked.success().contains("1 passed"));
+}
 
 fn on_arm64(host: &mut EmulatedHost) {
     exits(host, DATA_ABORT);

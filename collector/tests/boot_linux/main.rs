@@ -16,6 +16,8 @@ mod counters;
 mod guests;
 mod host;
 mod sharing;
+mod terminal;
+mod written;
 
 use std::io::Write;
 use std::path::Path;
@@ -43,14 +45,15 @@ pub type Test = (&'static str, fn(&mut EmulatedHost));
 fn main() {
     trials::run(|host| {
         let everywhere = [host::TESTS, sharing::TESTS].concat();
-        let arm64 = [counters::TESTS, guests::ARM64, host::ARM64].concat();
-        let x86 = [guests::X86, host::X86].concat();
+        let arm64 = [counters::TESTS, guests::TESTS, guests::ARM64, host::ARM64, written::ARM64].concat();
+        let x86 = [guests::TESTS, guests::X86, host::X86, written::X86].concat();
         let of = |kind, tests: &[&[Test]]| -> Vec<Trial> {
             tests.concat().into_iter().map(|(name, test)| trial(kind, name, host, test)).collect()
         };
         let [arm64, arm64_16k] = [("arm64", arm64), ("arm64-16k", host::ARM64.to_vec())]
             .map(|(kind, own)| of(kind, &[&own, &everywhere]));
-        [arm64, arm64_16k, of("x86-kvm", &[&x86, &everywhere])].into_iter().flatten().collect()
+        let acpi = of("arm64-acpi", &[host::ACPI]);
+        [arm64, arm64_16k, acpi, of("x86-kvm", &[&x86, &everywhere])].into_iter().flatten().collect()
     })
 }
 
@@ -72,7 +75,7 @@ fn boot(image: &Path, architecture: Architecture) -> EmulatedHost {
     let programs = [
         ("huddle", "usr/bin/huddle"),
         ("huddle-workload", "usr/bin/huddle-workload"),
-        ("huddle-pmu-check", "usr/bin/huddle-pmu-check"),
+        ("huddle-check", "usr/bin/huddle-check"),
     ];
     let host = EmulatedHost::boot(image, &architecture.files(&programs, Path::new(HUDDLE)));
     eprintln!("{} was up after {:.1?}", image.display(), begin.elapsed());
@@ -134,12 +137,4 @@ pub fn recorded(host: &mut EmulatedHost, directory: &str) -> tempfile::TempDir {
 pub fn json(host: &mut EmulatedHost, command: &str) -> Value {
     let text = host.run(command, RUN).success();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"))
-}
-
-/// A finding of `huddle doctor`.
-pub fn finding(host: &mut EmulatedHost, item: &str) -> Value {
-    let doctor = json(host, "huddle doctor --format json");
-    let findings = doctor["findings"].as_array().unwrap().clone();
-    let found = findings.iter().find(|finding| finding["item"] == item).cloned();
-    found.unwrap_or_else(|| panic!("no finding {item}: {findings:#?}"))
 }

@@ -10,17 +10,14 @@ pub const TESTS: &[Test] = &[("pages_are_merged_measured_planned_pinned_and_rest
 const PAGES: u64 = 400;
 
 fn merged(host: &mut EmulatedHost) {
-    host.run("echo 0 >/sys/kernel/mm/ksm/smart_scan; echo 2000 >/sys/kernel/mm/ksm/pages_to_scan", SOON)
-        .success();
-    host.run("echo 10 >/sys/kernel/mm/ksm/sleep_millisecs; echo 1 >/sys/kernel/mm/ksm/run", SOON).success();
+    ksm_on(host);
     let vms = [("a1", 1), ("b1", 2), ("a2", 1), ("b2", 2)];
     let pids =
         vms.map(|(_, seed)| start(host, &format!("spin --sleep-us 20000 --pages {PAGES} --seed {seed}")));
     let named: Vec<String> =
         vms.iter().zip(pids).map(|((name, _), pid)| format!("--vm {name}={pid}")).collect();
     let named = named.join(" ");
-    let scans = "f=/sys/kernel/mm/ksm/full_scans; n=$(($(cat $f) + 3)); while [ $(cat $f) -lt $n ]; do sleep 0.1; done";
-    host.run(scans, RUN).success();
+    passes(host);
     let page_bytes: u64 = host
         .run("awk '/KernelPageSize/ { print $2 * 1024; exit }' /proc/self/smaps", SOON)
         .success()
@@ -49,5 +46,24 @@ fn merged(host: &mut EmulatedHost) {
     let after = pids.map(|pid| host.run(&format!("taskset -cp {pid}"), SOON).success());
     assert_eq!(before, after);
     end(host, &pids);
+    ksm_off(host);
+}
+
+/// Has KSM merge what there is at once.
+pub fn ksm_on(host: &mut EmulatedHost) {
+    let settings = [("smart_scan", 0), ("pages_to_scan", 2000), ("sleep_millisecs", 10), ("run", 1)];
+    for (name, value) in settings {
+        host.run(&format!("echo {value} >/sys/kernel/mm/ksm/{name}"), SOON).success();
+    }
+}
+
+/// Stops KSM; what is merged stays merged.
+pub fn ksm_off(host: &mut EmulatedHost) {
     host.run("echo 0 >/sys/kernel/mm/ksm/run", SOON).success();
+}
+
+/// Waits until all that can merge has merged: a page is found to be stable, then merged, in complete passes.
+pub fn passes(host: &mut EmulatedHost) {
+    let three = "f=/sys/kernel/mm/ksm/full_scans; n=$(($(cat $f) + 3)); while [ $(cat $f) -lt $n ]; do sleep 0.1; done";
+    host.run(three, RUN).success();
 }

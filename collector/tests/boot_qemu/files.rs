@@ -8,20 +8,28 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use huddle_testing::memory::page_bytes;
 use serde_json::Value;
 
 use super::{GUEST_BYTES, Qemu, has_two_vcpus, memory, skipped, vm};
 
-const PAGE_BYTES: u64 = 4096;
-const GUEST_PAGES: u64 = GUEST_BYTES / PAGE_BYTES;
 /// What a PC maps over its RAM below 1 MiB (video memory and ROM), and what QEMU writes into it for its tables.
-const OTHER_PAGES: u64 = 512;
+const OTHER_BYTES: u64 = 2 << 20;
+
+fn guest_pages() -> u64 {
+    GUEST_BYTES / page_bytes() as u64
+}
+
+/// Those that the guest has for sure.
+fn least_pages() -> u64 {
+    (GUEST_BYTES - OTHER_BYTES) / page_bytes() as u64
+}
 
 /// A file of guest RAM in which all pages differ.
 fn ram(path: &Path) {
     let file = File::create(path).unwrap();
-    for page in 0..GUEST_PAGES {
-        file.write_all_at(&(page + 1).to_le_bytes(), page * PAGE_BYTES).unwrap();
+    for page in 0..guest_pages() {
+        file.write_all_at(&(page + 1).to_le_bytes(), page * page_bytes() as u64).unwrap();
     }
     file.set_len(GUEST_BYTES).unwrap();
 }
@@ -50,9 +58,8 @@ fn matrix(names: [&str; 2], method: &str) -> Value {
         let matrix: Value = serde_json::from_slice(&output.output().unwrap().stdout).unwrap();
         let vms = matrix["vms"].as_array().unwrap();
         let resident = |name: &&str| {
-            vms.iter().any(|vm| {
-                vm["name"] == **name && vm["pages_resident"].as_u64().unwrap() >= GUEST_PAGES - OTHER_PAGES
-            })
+            vms.iter()
+                .any(|vm| vm["name"] == **name && vm["pages_resident"].as_u64().unwrap() >= least_pages())
         };
         if names.iter().all(resident) {
             return matrix;
@@ -86,7 +93,7 @@ fn clones_of_one_template_share_its_page_cache() {
     }
     let found = matrix(names, "merged");
     let of_files = cell(&found, "shared_file_frames", names);
-    assert!(of_files >= (GUEST_PAGES - OTHER_PAGES) as f64 && of_files <= GUEST_PAGES as f64, "{found}");
+    assert!(of_files >= (least_pages()) as f64 && of_files <= guest_pages() as f64, "{found}");
     assert!(of_files <= cell(&found, "shared_frames", names), "{found}");
     assert!(cell(&found, "rate", names) > 0.95, "{found}");
     let table = Command::new(env!("CARGO_BIN_EXE_huddle")).arg("matrix").output().unwrap();

@@ -14,8 +14,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 use crate::tenant::Tenant;
 use crate::trial;
 use huddle_testing::ksm::Ksm;
-
-const PAGE: usize = 4096;
+use huddle_testing::memory::page_bytes;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -180,7 +179,7 @@ fn memory_is_freed_during_the_scan() {
     for round in 0..20 {
         let start = different_pages(PAGES);
         let vms = [own_memory(process, start, PAGES), other.vm()];
-        let half = start + PAGES / 2 * PAGE;
+        let half = start + PAGES / 2 * page_bytes();
         let freeing = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(round * 2));
             unmap(half, PAGES / 2);
@@ -205,22 +204,23 @@ fn memory_is_freed_during_the_scan() {
 
 /// Pages of this process, all different from each other and from every tenant's; returns their address.
 fn different_pages(pages: usize) -> usize {
-    let length = NonZeroUsize::new(pages * PAGE).unwrap();
+    let length = NonZeroUsize::new(pages * page_bytes()).unwrap();
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
     let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
     // SAFETY: the range is the mapping made above; the advice does not change its content.
     unsafe { madvise(map, length.get(), MmapAdvise::MADV_NOHUGEPAGE) }.unwrap();
-    // SAFETY: the mapping is writable, page-aligned, `pages * PAGE` long, and only used through this, here.
-    let words = unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) };
-    for (index, page) in words.chunks_exact_mut(PAGE / 8).enumerate() {
+    // SAFETY: the mapping is writable, page-aligned, `pages` pages long, and only used through this, here.
+    let words =
+        unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * page_bytes() / 8) };
+    for (index, page) in words.chunks_exact_mut(page_bytes() / 8).enumerate() {
         page[0] = 1 << 63 | index as u64;
     }
     map.as_ptr() as usize
 }
 
 fn own_memory(process: TaskId, start: usize, pages: usize) -> Vm {
-    let end = (start + pages * PAGE) as u64;
+    let end = (start + pages * page_bytes()) as u64;
     let region =
         GuestRegion { process: Some(process), start: start as u64, end, kind: MemoryKind::Anonymous };
     Vm {
@@ -241,5 +241,5 @@ fn own_memory(process: TaskId, start: usize, pages: usize) -> Vm {
 fn unmap(start: usize, pages: usize) {
     let start = std::ptr::NonNull::new(start as *mut nix::libc::c_void).unwrap();
     // SAFETY: part of a mapping of `different_pages`, which nothing refers to any more.
-    unsafe { munmap(start, pages * PAGE) }.unwrap();
+    unsafe { munmap(start, pages * page_bytes()) }.unwrap();
 }

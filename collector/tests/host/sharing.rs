@@ -16,10 +16,8 @@ use libtest_mimic::Trial;
 use crate::tenant::Tenant;
 use crate::trial;
 use huddle_testing::ksm::Ksm;
-use huddle_testing::memory::{Fork, huge};
+use huddle_testing::memory::{Fork, huge, huge_page_pages, page_bytes};
 use huddle_testing::output::say;
-
-const PAGE: u64 = 4096;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -87,6 +85,7 @@ fn reference(vms: &[Vm]) -> Reference {
         file.read_exact_at(&mut bytes, at * 8).unwrap();
         u64::from_ne_bytes(bytes)
     };
+    let page_size = page_bytes() as u64;
     let mut reference = Reference { memory: Vec::new(), frames: Vec::new() };
     for vm in vms {
         let mut pages_on: BTreeMap<u64, u64> = BTreeMap::new();
@@ -95,7 +94,7 @@ fn reference(vms: &[Vm]) -> Reference {
             let process = region.process.unwrap();
             let pagemap = File::open(format!("/proc/{process}/pagemap")).unwrap();
             let mem = File::open(format!("/proc/{process}/mem")).unwrap();
-            for page in region.start / PAGE..region.end / PAGE {
+            for page in region.start / page_size..region.end / page_size {
                 let entry = word(&pagemap, page);
                 if entry >> 63 == 0 {
                     continue;
@@ -104,8 +103,8 @@ fn reference(vms: &[Vm]) -> Reference {
                 *memory.pages_file.as_mut().unwrap() += entry >> 61 & 1;
                 let frame = entry & ((1 << 55) - 1);
                 let flags = word(&kpageflags, frame);
-                let mut content = [0; PAGE as usize];
-                mem.read_exact_at(&mut content, page * PAGE).unwrap();
+                let mut content = vec![0; page_bytes()];
+                mem.read_exact_at(&mut content, page * page_size).unwrap();
                 let alone = entry >> 56 & 1 == 1;
                 let merged_zero = flags >> 21 & 1 == 1 && !alone && content.iter().all(|byte| *byte == 0);
                 if flags >> 24 & 1 == 1 || merged_zero {
@@ -253,10 +252,12 @@ fn forks_of_a_merged_process() {
     assert_eq!(found.matrix.shared_file_frames(0, 1), Some(0));
 }
 
-/// A fork that writes to the first page of a huge page: the entries of its parent say then that all 512 pages are alone.
+/// A fork that writes to the first page of a huge page: the entries of its parent say then that all of its pages are alone.
 fn forks_with_huge_pages() {
     let Some(words) = huge(4) else { return say("skipped: this kernel gives no huge pages") };
     let (start, bytes) = (words.as_ptr() as u64, words.len() as u64 * 8);
+    let (border, huge) = (100 * page_bytes() as u64, huge_page_pages());
+    let all = 4 * huge as u64;
     let vm = |name: &str, pid: i32| {
         let process = task::process(&HostRoot::real(), pid).unwrap().id;
         let region = |from: u64, to: u64| GuestRegion {
@@ -274,20 +275,22 @@ fn forks_with_huge_pages() {
             owner: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
-            memory: vec![region(0, 100 * PAGE), region(100 * PAGE, bytes)],
+            memory: vec![region(0, border), region(border, bytes)],
             allowed_cpus: CpuSet::default(),
             left_out: Vec::new(),
             cannot_merge: Vec::new(),
         }
     };
-    for (written, shared) in [(&[][..], 2048), (&[0], 2047), (&[5], 2047), (&[0, 512, 513, 2047], 2044)] {
+    for (written, shared) in
+        [(&[][..], all), (&[0], all - 1), (&[5], all - 1), (&[0, huge, huge + 1, 4 * huge - 1], all - 4)]
+    {
         let fork = Fork::that_writes(words, written);
         let vms = [vm("parent", std::process::id() as i32), vm("fork", fork.pid())];
         let found = measure(&vms);
         assert_eq!(found.matrix.shared_frames(0, 1), Some(shared), "{written:?}");
         for vm in [0, 1] {
             let memory = memory(&found, vm);
-            assert_eq!((memory.pages_resident, memory.frames_used), (2048, 2048), "{written:?}");
+            assert_eq!((memory.pages_resident, memory.frames_used), (all, all), "{written:?}");
             assert_eq!((memory.self_shared_pages, memory.pages_zero), (0, 0), "{written:?}");
         }
         assert_is_reference(&found, &vms);

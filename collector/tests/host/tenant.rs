@@ -14,11 +14,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
-use huddle_testing::memory::mergeable;
+use huddle_testing::memory::{mergeable, page_bytes};
 use nix::sys::signal::Signal;
 use nix::unistd::ForkResult;
-
-const PAGE: usize = 4096;
 
 /// A process with the memory of a specification; it ends with this value.
 pub struct Tenant {
@@ -69,7 +67,7 @@ impl Tenant {
 
     fn vm_of(&self, name: &str, pid: i32) -> Vm {
         let process = task::process(&HostRoot::real(), pid).unwrap().id;
-        let (start, end) = (self.start, self.start + self.pages * PAGE as u64);
+        let (start, end) = (self.start, self.start + self.pages * page_bytes() as u64);
         Vm {
             name: name.to_owned(),
             id: process.into(),
@@ -118,13 +116,13 @@ pub fn run(spec: &str) -> ! {
     let parts = parts(spec);
     let pages: usize = parts.iter().map(|(_, _, count)| count).sum();
     let words = mergeable(pages);
-    let mut rest = words.chunks_exact_mut(PAGE / 8);
+    let mut rest = words.chunks_exact_mut(page_bytes() / 8);
     for (kind, number, count) in parts {
         for (index, page) in rest.by_ref().take(count).enumerate() {
             match kind {
                 // Zeros first: such a page cannot be distinguished from a zero-filled one by its beginning.
-                "set" => page[PAGE / 8 - 1 - index % 7] = number << 32 | (index as u64 + 1),
-                "copies" => page[PAGE / 8 - 1] = number << 32,
+                "set" => page[page_bytes() / 8 - 1 - index % 7] = number << 32 | (index as u64 + 1),
+                "copies" => page[page_bytes() / 8 - 1] = number << 32,
                 "zeros" => page.iter_mut().for_each(|word| {
                     // SAFETY: a write to a reference; volatile, so that it is not left out as needless.
                     unsafe { std::ptr::from_mut(word).write_volatile(0) }

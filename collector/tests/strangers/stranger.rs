@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use huddle_testing::memory::page_bytes;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 
@@ -94,8 +95,6 @@ fn thread(number: usize) {
     sleeper.spawn(|| std::thread::sleep(std::time::Duration::from_secs(3600))).unwrap();
 }
 
-const PAGE: usize = 4096;
-
 /// Reserves address space of which nothing is touched.
 fn reserve(bytes: usize) {
     map(bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
@@ -109,10 +108,10 @@ fn map(bytes: usize, protection: ProtFlags) -> std::ptr::NonNull<libc::c_void> {
 
 /// Every second page of a range may not be written, so that the kernel cannot join them.
 fn mappings(count: usize) {
-    let start = map(count * PAGE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
+    let start = map(count * page_bytes(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
     for page in (0..count).step_by(2) {
         // SAFETY: within the mapping above, which nothing refers to.
-        unsafe { mprotect(start.byte_add(page * PAGE), PAGE, ProtFlags::PROT_READ) }.unwrap();
+        unsafe { mprotect(start.byte_add(page * page_bytes()), page_bytes(), ProtFlags::PROT_READ) }.unwrap();
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::packages::Apt;
 use super::programs::ARM64_LIBRARIES;
-use super::{ROOT, device_tree, libraries, root};
+use super::{ROOT, device_tree, libraries, processor_table, root};
 use crate::archive::{self, DIRECTORY, Entries, FILE};
 use crate::{modules, setup, whole};
 
@@ -38,7 +38,23 @@ pub(super) struct Linux {
     answers: &'static str,
     /// The device of that line in it.
     answers_on: &'static str,
+    /// How it learns of its hardware.
+    hardware: Hardware,
 }
+
+/// What describes the hardware to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hardware {
+    /// QEMU's firmware for x86.
+    Pc,
+    /// A device tree made here.
+    DeviceTree,
+    /// ACPI, by UEFI, with a table of processors made here.
+    Acpi,
+}
+
+/// Debian's package of UEFI for ARM64, and the file in it.
+const UEFI: (&str, &str) = ("qemu-efi-aarch64", "usr/share/qemu-efi-aarch64/QEMU_EFI.fd");
 
 pub(super) const ARM64: Linux = Linux {
     name: "arm64",
@@ -48,10 +64,18 @@ pub(super) const ARM64: Linux = Linux {
     command: include_str!("linux/arm64.command"),
     answers: include_str!("linux/arm64.answers"),
     answers_on: "ttyS0",
+    hardware: Hardware::DeviceTree,
 };
 
 pub(super) const ARM64_WITH_16_KIB_PAGES: Linux =
     Linux { name: "arm64-16k", kernel: "linux-image-arm64-16k", ..ARM64 };
+
+pub(super) const ARM64_WITH_ACPI: Linux = Linux {
+    name: "arm64-acpi",
+    command: include_str!("linux/arm64-acpi.command"),
+    hardware: Hardware::Acpi,
+    ..ARM64
+};
 
 pub(super) const X86_KVM: Linux = Linux {
     name: "x86-kvm",
@@ -61,6 +85,7 @@ pub(super) const X86_KVM: Linux = Linux {
     command: include_str!("linux/x86-kvm.command"),
     answers: include_str!("answers"),
     answers_on: "ttyS1",
+    hardware: Hardware::Pc,
 };
 
 /// Names of the libraries of ARM64's programs; the loader is the first.
@@ -87,6 +112,7 @@ impl Linux {
             self.command,
             self.answers,
             device_tree::SOURCE,
+            processor_table::SOURCE,
             root::SOURCE,
         ]) {
             content.write(text.as_bytes());
@@ -106,6 +132,9 @@ impl Linux {
         let packages = Apt::new(&apt, self.architecture, &SUITES)?;
         let (mut names, release) = packages.kernel(self.kernel, !self.modules.is_empty())?;
         names.push("busybox-static".into());
+        if self.hardware == Hardware::Acpi {
+            names.push(UEFI.0.into());
+        }
         packages.unpack(&names, &unpacked)?;
         let places = [
             unpacked.join(format!("usr/lib/modules/{release}/vmlinuz")),
@@ -115,8 +144,13 @@ impl Linux {
         let kernel = kernel.with_context(|| format!("{} has no kernel", names.join(" and ")))?;
         fs::copy(kernel, directory.join("vmlinuz")).context("cannot copy the kernel")?;
         root::write(&directory.join(ROOT), self.entries(&unpacked)?)?;
-        if self.is_arm64() {
-            device_tree::write(&directory.join("device-tree"), self.command)?;
+        match self.hardware {
+            Hardware::Pc => {}
+            Hardware::DeviceTree => device_tree::write(&directory.join("device-tree"), self.command)?,
+            Hardware::Acpi => {
+                fs::copy(unpacked.join(UEFI.1), directory.join("firmware"))
+                    .with_context(|| format!("{} has no {}", UEFI.0, UEFI.1))?;
+            }
         }
         for (name, text) in [("command", self.command), ("answers", self.answers)] {
             fs::write(directory.join(name), text).context("cannot write how it is booted")?;
@@ -129,8 +163,16 @@ impl Linux {
         let busybox = busybox.iter().find(|path| path.exists()).context("Debian's busybox has no program")?;
         let mut entries = root::entries(busybox, SERVICES, self.answers_on)?;
         entries.push(archive::entry("etc/hostname", FILE | 0o644, format!("{}\n", self.name)));
-        let mut made = Vec::new();
+        let mut files: Vec<(String, u32, Vec<u8>)> = Vec::new();
+        if self.hardware == Hardware::Acpi {
+            let table = processor_table::table(device_tree::processors_of(self.command)?);
+            files.push((processor_table::PATH.into(), FILE | 0o644, table));
+        }
         for (path, from) in self.libraries()? {
+            files.push((path, FILE | 0o755, root::read(&from)?));
+        }
+        let mut made = Vec::new();
+        for (path, mode, content) in files {
             let directories = Path::new(&path).ancestors().skip(1).filter(|path| path != &Path::new(""));
             let mut directories: Vec<String> = directories.map(|path| path.display().to_string()).collect();
             directories.reverse();
@@ -140,7 +182,7 @@ impl Linux {
                     made.push(directory);
                 }
             }
-            entries.push(archive::entry(&path, FILE | 0o755, root::read(&from)?));
+            entries.push(archive::entry(&path, mode, content));
         }
         for (name, content) in modules::find(unpacked, self.modules)? {
             entries.push(archive::entry(&name, FILE | 0o644, content));

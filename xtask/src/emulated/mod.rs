@@ -9,8 +9,10 @@ mod libraries;
 mod linux;
 mod packages;
 pub(crate) mod perf;
+mod processor_table;
 pub(crate) mod programs;
 mod root;
+mod toolchain;
 mod xen;
 
 use std::fs;
@@ -43,12 +45,16 @@ pub(crate) enum Kind {
     /// The same, with a kernel whose pages have 16 KiB
     #[value(name = "arm64-16k")]
     Arm64With16KiBPages,
+    /// ARM64 whose caches ACPI describes, with UEFI; its clock is the machine's
+    #[value(name = "arm64-acpi")]
+    Arm64WithAcpi,
     /// x86 with a real KVM and two last-level caches; it has no PMU
     X86Kvm,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Xen, Self::Arm64, Self::Arm64With16KiBPages, Self::X86Kvm];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Xen, Self::Arm64, Self::Arm64With16KiBPages, Self::Arm64WithAcpi, Self::X86Kvm];
 
     /// Its name, which is that of its directory.
     fn name(self) -> &'static str {
@@ -56,6 +62,7 @@ impl Kind {
             Self::Xen => "xen",
             Self::Arm64 => "arm64",
             Self::Arm64With16KiBPages => "arm64-16k",
+            Self::Arm64WithAcpi => "arm64-acpi",
             Self::X86Kvm => "x86-kvm",
         }
     }
@@ -64,7 +71,7 @@ impl Kind {
     fn architecture(self) -> programs::Architecture {
         match self {
             Self::Xen | Self::X86Kvm => programs::Architecture::Own,
-            Self::Arm64 | Self::Arm64With16KiBPages => programs::Architecture::Arm64,
+            Self::Arm64 | Self::Arm64With16KiBPages | Self::Arm64WithAcpi => programs::Architecture::Arm64,
         }
     }
 
@@ -76,6 +83,7 @@ impl Kind {
             Self::Xen => xen::make(&place)?,
             Self::Arm64 => linux::ARM64.make(&place)?,
             Self::Arm64With16KiBPages => linux::ARM64_WITH_16_KIB_PAGES.make(&place)?,
+            Self::Arm64WithAcpi => linux::ARM64_WITH_ACPI.make(&place)?,
             Self::X86Kvm => linux::X86_KVM.make(&place)?,
         }
         Ok(place)
@@ -126,7 +134,7 @@ pub(crate) fn run_kind(kind: Kind, options: &Options) -> anyhow::Result<()> {
 fn introduce(kind: Kind, options: &Options) {
     let (what, shell) = match kind {
         Kind::Xen => ("Booting Xen in QEMU: half a minute", "dom0, where `huddle` and `xl` are"),
-        Kind::Arm64 | Kind::Arm64With16KiBPages => {
+        Kind::Arm64 | Kind::Arm64With16KiBPages | Kind::Arm64WithAcpi => {
             ("Booting an ARM64 host in QEMU: some seconds", "it, where `huddle` and `huddle-workload` are")
         }
         Kind::X86Kvm => {
@@ -199,6 +207,7 @@ mod tests {
         for (command, kernel, console) in [
             (xen::COMMAND, "/image/xen", "-serial"),
             (linux::ARM64.command, "/image/vmlinuz", "-serial"),
+            (linux::ARM64_WITH_ACPI.command, "/image/vmlinuz", "-serial"),
             (linux::X86_KVM.command, "/image/vmlinuz", "-serial"),
         ] {
             let (program, arguments) = qemu(command, Path::new("/image"), Path::new("/own.cpio")).unwrap();

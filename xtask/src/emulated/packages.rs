@@ -16,25 +16,46 @@ const KEY: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// apt with a state of its own.
 pub(super) struct Apt {
     directory: PathBuf,
-    suite: &'static str,
+    suite: String,
 }
 
 impl Apt {
     /// Fetches the lists of `suites` for one of Debian's architectures. Of a package that is in several, that of the
     /// first is taken.
-    pub(super) fn new(directory: &Path, architecture: &str, suites: &[&'static str]) -> anyhow::Result<Self> {
-        let suite = suites.first().context("no release of Debian was named")?;
+    pub(super) fn new(directory: &Path, architecture: &str, suites: &[&str]) -> anyhow::Result<Self> {
+        let archive = archive()?;
+        let sources: Vec<_> = suites.iter().map(|suite| (archive.clone(), (*suite).to_owned())).collect();
+        let preferred = suites.first().context("no release of Debian was named")?;
+        let preferred = format!("APT::Default-Release \"{preferred}\";\n");
+        Self::from_sources(directory, &[architecture], &sources, &preferred)
+    }
+
+    /// Fetches the lists of this machine's own release, with its security updates, for several of Debian's
+    /// architectures, the machine's first. The newest version of a package is taken.
+    pub(super) fn of_this_release(directory: &Path, architectures: &[&str]) -> anyhow::Result<Self> {
+        Self::from_sources(directory, architectures, &own_sources(&targets()?), "")
+    }
+
+    fn from_sources(
+        directory: &Path,
+        architectures: &[&str],
+        sources: &[(String, String)],
+        preferred: &str,
+    ) -> anyhow::Result<Self> {
+        let first = sources.first().zip(architectures.first());
+        let ((_, suite), architecture) = first.context("no release of Debian was named")?;
         for part in ["lists/partial", "cache/archives/partial", "state", "parts"] {
             let part = directory.join(part);
             fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
         }
-        let archive = archive()?;
-        let sources: String =
-            suites.iter().map(|suite| format!("deb [signed-by={KEY}] {archive} {suite} main\n")).collect();
+        let lines = sources.iter();
+        let lines: String =
+            lines.map(|(archive, suite)| format!("deb [signed-by={KEY}] {archive} {suite} main\n")).collect();
+        let all: String = architectures.iter().map(|name| format!("\"{name}\";")).collect();
         let place = directory.display();
         let config = format!(
-            "APT::Architecture \"{architecture}\";\nAPT::Architectures {{\"{architecture}\";}};\n\
-             APT::Default-Release \"{suite}\";\nAPT::Sandbox::User \"root\";\n\
+            "APT::Architecture \"{architecture}\";\nAPT::Architectures {{{all}}};\n\
+             {preferred}APT::Sandbox::User \"root\";\n\
              Dir::State \"{place}/state\";\nDir::State::lists \"{place}/lists\";\n\
              Dir::State::status \"{place}/state/status\";\nDir::Cache \"{place}/cache\";\n\
              Dir::Etc::sourcelist \"{place}/sources.list\";\nDir::Etc::sourceparts \"{place}/parts\";\n\
@@ -43,10 +64,11 @@ impl Apt {
         let write = |name: &str, text: &str| {
             fs::write(directory.join(name), text).with_context(|| format!("cannot write {place}/{name}"))
         };
-        write("sources.list", &sources)?;
+        write("sources.list", &lines)?;
         write("apt.conf", &config)?;
         write("state/status", "")?;
-        let apt = Self { directory: directory.to_owned(), suite };
+        let apt = Self { directory: directory.to_owned(), suite: suite.clone() };
+        let suites: Vec<&str> = sources.iter().map(|(_, suite)| suite.as_str()).collect();
         shell::run(apt.command("apt-get").args(["update", "-q"]))
             .with_context(|| format!("the lists of Debian {} could not be fetched", suites.join(" and ")))?;
         Ok(apt)
@@ -98,7 +120,8 @@ impl Apt {
         Ok((if parts.is_empty() { vec![image] } else { parts }, release))
     }
 
-    fn depends(&self, package: &str) -> anyhow::Result<BTreeSet<String>> {
+    /// What a package depends on.
+    pub(super) fn depends(&self, package: &str) -> anyhow::Result<BTreeSet<String>> {
         let output = self.command("apt-cache").args(["depends", package]).output();
         let output = output.context("cannot run apt-cache")?;
         let error = String::from_utf8_lossy(&output.stderr);
@@ -121,21 +144,45 @@ fn depends(text: &str) -> BTreeSet<String> {
 
 /// The address of Debian's archive that this machine takes its packages from.
 fn archive() -> anyhow::Result<String> {
-    let output = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"])
-        .output()
-        .context("emulated hosts are made from Debian's packages, and there is no apt-get here")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    main_archive(&text).map(str::to_owned).context(
+    main_archive(&targets()?).map(|(address, _)| address.to_owned()).context(
         "apt has no list of a release of Debian; run `apt-get update` on a Debian host whose sources name one",
     )
 }
 
-/// The first archive with a whole release: not one of updates, as `bookworm-security` is.
-fn main_archive(targets: &str) -> Option<&str> {
-    let targets = targets.lines().filter_map(|line| line.split_once(' '));
-    let mut whole = targets.filter(|(_, release)| !release.contains(['-', '/']));
-    whole.next().map(|(address, _)| address)
+/// The lists that apt has here: address, release and who made it, one per line.
+fn targets() -> anyhow::Result<String> {
+    let output = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI) $(RELEASE) $(ORIGIN)", "Created-By: Packages"])
+        .output()
+        .context("emulated hosts are made from Debian's packages, and there is no apt-get here")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Addresses and releases of Debian's own lists.
+fn of_debian(targets: &str) -> impl Iterator<Item = (&str, &str)> {
+    let fields = targets.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields.filter_map(|fields| match fields[..] {
+        [address, release, "Debian"] => Some((address, release)),
+        _ => None,
+    })
+}
+
+/// The first archive with a whole release, and the release: not one of updates, as `bookworm-security` is.
+fn main_archive(targets: &str) -> Option<(&str, &str)> {
+    of_debian(targets).find(|(_, release)| !release.contains(['-', '/']))
+}
+
+/// This release and its updates, each with its archive.
+fn own_sources(targets: &str) -> Vec<(String, String)> {
+    let Some((_, own)) = main_archive(targets) else { return Vec::new() };
+    let is_own = |(_, release): &(&str, &str)| {
+        *release == own || release.strip_prefix(own).is_some_and(|rest| rest.starts_with('-'))
+    };
+    let mut found: Vec<_> = of_debian(targets).filter(is_own).collect();
+    // One list may be there for several architectures.
+    found.sort_by_key(|(_, release)| release.len());
+    found.dedup();
+    found.into_iter().map(|(address, release)| (address.to_owned(), release.to_owned())).collect()
 }
 
 #[cfg(test)]
@@ -152,9 +199,16 @@ mod tests {
 
     #[test]
     fn the_archive_is_that_of_a_whole_release() {
-        let text = "http://a/security bookworm-security\nhttp://a/debian bookworm-updates\nhttp://a/debian \
-                    bookworm\n";
-        assert_eq!(main_archive(text), Some("http://a/debian"));
-        assert_eq!(main_archive(""), None);
+        let text = "http://a/security bookworm-security Debian\nhttp://a/debian bookworm-updates Debian\n\
+                    http://b/tools nodistro \nhttp://a/debian bookworm Debian\n";
+        assert_eq!(main_archive(text), Some(("http://a/debian", "bookworm")));
+        let own = own_sources(text);
+        let own: Vec<(&str, &str)> = own.iter().map(|(address, release)| (&**address, &**release)).collect();
+        let updates = ("http://a/debian", "bookworm-updates");
+        assert_eq!(
+            own,
+            [("http://a/debian", "bookworm"), updates, ("http://a/security", "bookworm-security")]
+        );
+        assert_eq!((main_archive(""), own_sources("").len()), (None, 0));
     }
 }

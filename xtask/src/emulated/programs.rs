@@ -1,17 +1,20 @@
 //! The programs that run in emulated hosts, built for their architecture.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Context;
 
+use super::toolchain;
 use crate::{setup, shell};
 
 /// Programs of this repository that are added to a host.
-pub(crate) const NAMES: [&str; 3] = ["huddle", "huddle-workload", "huddle-pmu-check"];
+pub(crate) const NAMES: [&str; 3] = ["huddle", "huddle-workload", "huddle-check"];
 
 /// Rust's name of ARM64.
 const ARM64: &str = "aarch64-unknown-linux-gnu";
+
+/// Debian's name of ARM64.
+const ARM64_DEBIAN: &str = "arm64";
 
 /// The C compiler for ARM64, which links as well.
 pub(crate) const ARM64_CC: &str = "aarch64-linux-gnu-gcc";
@@ -71,10 +74,14 @@ pub(crate) fn build(architecture: Architecture, profile: Profile) -> anyhow::Res
     let target = own.ancestors().nth(2).unwrap_or(Path::new("."));
     let mut directory = target.join(profile.directory());
     match architecture {
-        // The whole workspace has one set of features, as in every other build of it.
-        Architecture::Own => command.arg("--workspace"),
+        // With a test, which the tests need anyway: so the features of all crates are those of the tests, and nothing
+        // is built twice.
+        Architecture::Own => command.args(["--workspace", "--test", "boot_linux"]),
         Architecture::Arm64 => {
-            arm64_toolchain()?;
+            setup::arm64_compiler()?;
+            if let Some(rustc) = toolchain::for_target(ARM64, ARM64_DEBIAN)? {
+                command.env("RUSTC", rustc);
+            }
             directory = target.join(ARM64).join(profile.directory());
             command
                 .args(["--target", ARM64, "--package", "huddle"])
@@ -96,16 +103,4 @@ pub(crate) fn build(architecture: Architecture, profile: Profile) -> anyhow::Res
     command.args(names.iter().flat_map(|name| ["--bin", name]));
     shell::run(&mut command)?;
     Ok(directory)
-}
-
-/// Installs what builds for ARM64.
-fn arm64_toolchain() -> anyhow::Result<()> {
-    setup::arm64_compiler()?;
-    let library = Command::new("rustc").args(["--print", "target-libdir", "--target", ARM64]).output();
-    let library = library.context("cannot run rustc")?.stdout;
-    if Path::new(String::from_utf8_lossy(&library).trim()).exists() {
-        return Ok(());
-    }
-    shell::run(Command::new("rustup").args(["target", "add", ARM64]))
-        .context("install Rust's standard library for ARM64 the way your Rust was installed")
 }

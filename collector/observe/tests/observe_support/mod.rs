@@ -16,13 +16,11 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
+use huddle_testing::memory::page_bytes;
 use huddle_testing::output::skip;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
-
-/// Bytes of a page on the machines these tests run on.
-pub const PAGE_BYTES: usize = 4096;
 
 const KSM: &str = "/sys/kernel/mm/ksm";
 
@@ -104,7 +102,7 @@ pub struct MergeableMemory {
 impl MergeableMemory {
     /// Fills each page with the content number that `content` returns.
     pub fn new(pages: usize, content: impl Fn(usize) -> usize) -> Self {
-        let length = NonZeroUsize::new(pages * PAGE_BYTES).unwrap();
+        let length = NonZeroUsize::new(pages * page_bytes()).unwrap();
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
         // SAFETY: a new anonymous mapping touches no existing memory.
         let start =
@@ -123,7 +121,7 @@ impl MergeableMemory {
 
     /// Untouched memory, so that each first access to a page is one page fault.
     pub fn untouched(pages: usize) -> Self {
-        let length = NonZeroUsize::new(pages * PAGE_BYTES).unwrap();
+        let length = NonZeroUsize::new(pages * page_bytes()).unwrap();
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: as in `new`.
         let start = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
@@ -136,7 +134,7 @@ impl MergeableMemory {
     pub fn touch(&self, page: usize) {
         assert!(page < self.pages);
         // SAFETY: as in `write`.
-        unsafe { self.start.as_ptr().cast::<u8>().add(page * PAGE_BYTES).write_volatile(1) };
+        unsafe { self.start.as_ptr().cast::<u8>().add(page * page_bytes()).write_volatile(1) };
     }
 
     /// Writes content number `content` to a page; pages of one number are equal, of two are not.
@@ -144,8 +142,8 @@ impl MergeableMemory {
         assert!(page < self.pages);
         // SAFETY: within the mapping, which lives as long as `self` and has no other user.
         let bytes = unsafe {
-            let at = self.start.as_ptr().cast::<u8>().add(page * PAGE_BYTES);
-            std::slice::from_raw_parts_mut(at, PAGE_BYTES)
+            let at = self.start.as_ptr().cast::<u8>().add(page * page_bytes());
+            std::slice::from_raw_parts_mut(at, page_bytes())
         };
         let mut state = content as u64 + 1;
         for word in bytes.chunks_exact_mut(8) {
@@ -158,6 +156,6 @@ impl MergeableMemory {
 impl Drop for MergeableMemory {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours and nothing borrows from it.
-        unsafe { munmap(self.start, self.pages * PAGE_BYTES) }.unwrap();
+        unsafe { munmap(self.start, self.pages * page_bytes()) }.unwrap();
     }
 }

@@ -6,3 +6,5 @@ pub mod data;
 pub mod guest;
 pub mod known_loop;
 pub mod spin;
+pub mod terminal;
+pub mod writes;

@@ -2,7 +2,7 @@ qemu-system-x86_64
 -machine
 q35
 -accel
-tcg,thread=multi
+tcg,thread=single
 -cpu
 max,+svm
 -smp

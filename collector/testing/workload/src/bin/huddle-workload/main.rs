@@ -4,6 +4,7 @@
 use clap::{Parser, Subcommand};
 use huddle_workload::guest::Guest;
 use huddle_workload::spin::Spin;
+use huddle_workload::terminal::Terminal;
 
 /// Loads and guests whose instructions are known, for `cargo xtask host`.
 #[derive(Parser)]
@@ -18,6 +19,8 @@ enum What {
     Spin(Spin),
     /// A VM under KVM whose vCPUs run a loop of known instructions
     Guest(Guest),
+    /// A program on a terminal of its own, and what it draws there
+    Terminal(Terminal),
     /// Takes all counters of a thread, pinned, until it is ended
     TakeCounters {
         /// Number of the thread
@@ -29,6 +32,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Spin(spin) => spin.run(),
         What::Guest(guest) => guest.run(),
+        What::Terminal(terminal) => terminal.run(),
         What::TakeCounters { thread } => {
             let taken = huddle_workload::counters::take_all(thread)?;
             println!("ready {}", taken.len());

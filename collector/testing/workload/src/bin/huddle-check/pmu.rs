@@ -1,13 +1,13 @@
-//! `huddle-pmu-check`: huddle's counters on a host where one instruction is one cycle is one nanosecond
-//! (`cargo xtask host arm64`), against what is known. Elsewhere its numbers mean nothing.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
+//! huddle's counters on a host where one instruction is one cycle is one nanosecond (`cargo xtask host arm64`), against
+//! what is known. Elsewhere its numbers mean nothing.
 
 use huddle_observe::perf::group::{GroupReading, PerfGroup};
 use huddle_observe::perf::{EventSpec, Scope};
 use huddle_workload::counters;
 use huddle_workload::guest::{self, Guest, Vm};
 use huddle_workload::known_loop::{self, INSTRUCTIONS_PER_TURN};
-use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::Test;
 
 /// INST_RETIRED (Arm Architecture Reference Manual, D13.12).
 const INSTRUCTIONS: u64 = 0x08;
@@ -21,23 +21,14 @@ const COUNTERS: usize = 7;
 /// The calling thread.
 const OWN: i32 = 0;
 
-fn main() {
-    let trials = [
-        ("a_known_loop_is_counted_to_one_percent", a_known_loop as fn()),
-        ("members_of_a_group_agree_exactly", members_agree),
-        ("one_member_too_many_is_refused_and_the_others_count", one_too_many),
-        ("groups_that_share_the_counters_are_flagged_and_scale_to_two_percent", sharing),
-        ("beside_pinned_counters_of_others_a_group_is_never_on_the_pmu", beside_pinned),
-        ("guest_and_host_are_told_apart_to_half_a_percent", guest_and_host),
-    ];
-    let trial = |(name, test): (&str, fn())| {
-        Trial::test(name, move || std::panic::catch_unwind(test).map_err(|_| Failed::from("see above")))
-    };
-    let mut arguments = Arguments::from_args();
-    // Each has the counters of its processor for itself.
-    arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials.map(trial).into()).exit();
-}
+pub(crate) const TESTS: &[Test] = &[
+    ("pmu::a_known_loop_is_counted_to_one_percent", a_known_loop),
+    ("pmu::members_of_a_group_agree_exactly", members_agree),
+    ("pmu::one_member_too_many_is_refused_and_the_others_count", one_too_many),
+    ("pmu::groups_that_share_the_counters_are_flagged_and_scale_to_two_percent", sharing),
+    ("pmu::beside_pinned_counters_of_others_a_group_is_never_on_the_pmu", beside_pinned),
+    ("pmu::guest_and_host_are_told_apart_to_half_a_percent", guest_and_host),
+];
 
 fn events(codes: &[u64]) -> Vec<EventSpec> {
     codes.iter().map(|code| EventSpec::raw(format!("r{code:x}"), *code)).collect()
@@ -137,7 +128,7 @@ fn guest_and_host() {
     // Long enough that what the host does for a slice is little beside it.
     let turns = 10_000_000;
     let (slices, warm) = (10, 2);
-    let guest = Guest { vcpus: 1, turns, slices: None, sleep_us: 0, pages: 4, seed: 1 };
+    let guest = Guest { vcpus: 1, turns, slices: None, sleep_us: 0, pages: 4, seed: 1, commands: None };
     let vm = Vm::new(&guest).unwrap();
     let mut vcpu = vm.vcpu(0).unwrap();
     (0..warm).for_each(|_| vcpu.slice().unwrap());

@@ -1,0 +1,24 @@
+qemu-system-aarch64
+-M
+virt
+-cpu
+neoverse-n1
+-smp
+4
+-m
+1536
+-nodefaults
+-no-user-config
+-no-reboot
+-display
+none
+-bios
+@DIR@/firmware
+-kernel
+@DIR@/vmlinuz
+-initrd
+@DIR@/root.cpio
+-append
+console=ttyAMA0 rdinit=/init quiet panic=-1 acpi=force
+-serial
+stdio
