@@ -120,7 +120,6 @@ fn caches_are_those_of_acpi(host: &mut EmulatedHost) {
     // This host was started at EL1, so it has no KVM.
     doctor.names_nothing_of_x86();
     doctor.advises("kvm.device", "CONFIG_KVM=y at EL2");
-    doctor.advises("kvm_entry", "CONFIG_KVM=y started at EL2");
 }
 
 /// ARM's have no name, but an implementer and a part: those that the kernel shows here.
