@@ -18,7 +18,7 @@ pub const X86: &[Test] = &[("the_newest_kernel_is_understood", the_newest_kernel
 
 /// Cache-aware scheduling and sched_ext, which change where threads run without being asked.
 fn the_newest_kernel_is_understood(host: &mut EmulatedHost) {
-    let doctor = Doctor::ask(host);
+    let doctor = Doctor::ask(host, "");
     let cache_aware = doctor.finding("sched.cache_aware");
     assert!(cache_aware["value"].as_str().unwrap().contains("enabled=1"), "{cache_aware}");
     assert_eq!(doctor.finding("sched.ext")["value"], "disabled");
@@ -27,7 +27,7 @@ fn the_newest_kernel_is_understood(host: &mut EmulatedHost) {
 
 /// Each item that differs with the architecture has the words of this one, and nothing has those of another.
 fn doctor_knows_this_architecture(host: &mut EmulatedHost) {
-    let doctor = Doctor::ask(host);
+    let doctor = Doctor::ask(host, "");
     doctor.names_nothing_of_x86();
     // The kernel's symbols name the detector that takes no counter.
     host.run("grep -q ' watchdog_buddy_check_hardlockup$' /proc/kallsyms", SOON).success();
@@ -57,16 +57,16 @@ fn doctor_knows_this_architecture(host: &mut EmulatedHost) {
 
 const BUDDY: &str = "1, by the timers of neighbouring CPUs (buddy)";
 
-/// All that `huddle doctor` says.
-struct Doctor(Vec<Value>);
+/// All that `huddle doctor` says, with these options.
+pub struct Doctor(Vec<Value>);
 
 impl Doctor {
-    fn ask(host: &mut EmulatedHost) -> Self {
-        let doctor = crate::json(host, "huddle doctor --format json");
+    pub fn ask(host: &mut EmulatedHost, options: &str) -> Self {
+        let doctor = crate::json(host, &format!("huddle doctor {options} --format json"));
         Self(doctor["findings"].as_array().unwrap().clone())
     }
 
-    fn finding(&self, item: &str) -> &Value {
+    pub fn finding(&self, item: &str) -> &Value {
         let found = self.0.iter().find(|finding| finding["item"] == item);
         found.unwrap_or_else(|| panic!("no finding {item}: {:#?}", self.0))
     }
@@ -115,12 +115,11 @@ fn caches_are_those_of_acpi(host: &mut EmulatedHost) {
     ] {
         assert!(sysfs.lines().any(|found| found == line), "{line}: {sysfs}");
     }
-    let doctor = Doctor::ask(host);
+    let doctor = Doctor::ask(host, "");
     doctor.has_the_caches_that_are_described();
     // This host was started at EL1, so it has no KVM.
     doctor.names_nothing_of_x86();
     doctor.advises("kvm.device", "CONFIG_KVM=y at EL2");
-    doctor.advises("kvm_entry", "CONFIG_KVM=y started at EL2");
 }
 
 /// ARM's have no name, but an implementer and a part: those that the kernel shows here.
