@@ -1,0 +1,102 @@
+//! The first half of a scan by page tables, which a BPF program copies as they are: 8 bytes a page, where
+//! `/proc/PID/pagemap` computes for each page how often it is mapped.
+//!
+//! [`kernel`] finds the tables and runs the [`program`] that walks them; [`btf`] knows the kernel's types. [`spans`]
+//! says what an entry means, which depends on what is mapped there, and [`gather`] counts and sorts pages as the scan
+//! by pagemap does. [`check`] compares a sample with pagemap in each scan.
+//!
+//! It needs x86-64, a kernel with BTF and programs of type SYSCALL (Linux 5.14), CAP_BPF and CAP_PERFMON, and no
+//! lockdown for confidentiality.
+
+mod btf;
+mod check;
+mod entry;
+mod gather;
+mod kernel;
+mod program;
+mod spans;
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+pub(crate) use self::gather::Trouble;
+use self::gather::{KernelWalk, Units};
+use self::kernel::PageTables;
+use self::spans::spans;
+use crate::in_threads;
+use crate::pagemap::read_entry;
+use crate::processes::Process;
+use crate::sort::{Gathered, Sorter};
+use huddle_host::HostRoot;
+
+/// Access to page tables, which is found out at the first scan and kept for those that follow, or why there is none.
+#[derive(Debug, Default)]
+pub(crate) struct KeptTables(Mutex<Option<Kept>>);
+
+#[derive(Debug)]
+struct Kept {
+    threads: usize,
+    tables: Result<PageTables, String>,
+}
+
+impl KeptTables {
+    /// Reads the pages of all processes.
+    ///
+    /// # Errors
+    /// Why page tables cannot be read here, or differ from pagemap; or an error of any scan.
+    pub(crate) fn gather(
+        &self,
+        root: &HostRoot,
+        processes: &[Process],
+        sorter: Sorter,
+        threads: NonZeroUsize,
+    ) -> Result<Vec<Gathered>, Trouble> {
+        let threads = threads.get();
+        // Held through the scan: the threads of two scans would write to the same output.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|kept| kept.threads < threads && kept.tables.is_ok()) {
+            *kept = Some(Kept { threads, tables: PageTables::open(root, threads) });
+        }
+        match kept.as_ref().map(|kept| &kept.tables) {
+            Some(Ok(tables)) => gather_with(tables, root, processes, sorter, threads),
+            Some(Err(reason)) => Err(Trouble::Tables(reason.clone())),
+            None => Err(Trouble::Tables("they were not opened".to_owned())),
+        }
+    }
+}
+
+fn gather_with(
+    tables: &PageTables,
+    root: &HostRoot,
+    processes: &[Process],
+    sorter: Sorter,
+    threads: usize,
+) -> Result<Vec<Gathered>, Trouble> {
+    let spans = spans(root, processes)?;
+    let mut tops = Vec::with_capacity(processes.len());
+    for process in processes {
+        let top = tables.top_of(&process.pagemap);
+        if top.is_none() && !is_over(process) {
+            return Err(Trouble::Tables(format!("those of process {} were not found", process.id)));
+        }
+        tops.push(top);
+    }
+    let units = Units::new(processes, &spans, sorter, tables.mask);
+    let numbers = AtomicUsize::new(0);
+    let gathered = in_threads(threads.min(units.len()), || {
+        units.work(&mut KernelWalk::new(tables, numbers.fetch_add(1, Ordering::Relaxed), &tops))
+    });
+    let gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, Trouble>>()?;
+    // What is left of a process that has ended reads as memory that is not there.
+    processes.iter().filter(|process| is_over(process)).for_each(Process::set_gone);
+    check::check(&mut KernelWalk::new(tables, 0, &tops), processes, &spans, tables.mask)
+        .map_err(Trouble::Tables)?;
+    Ok(gathered)
+}
+
+/// Whether the memory of a process is gone: nothing can be read of its pagemap any more.
+fn is_over(process: &Process) -> bool {
+    let page = process.regions.first().map_or(0, |region| region.first_page);
+    matches!(read_entry(&process.pagemap, page), Ok(None))
+}
