@@ -19,6 +19,7 @@ pub(crate) enum Register {
     R1 = 1,
     R2 = 2,
     R3 = 3,
+    R4 = 4,
     R6 = 6,
     R7 = 7,
     R8 = 8,
@@ -55,6 +56,8 @@ pub(crate) struct Label(usize);
 pub(crate) const MAP_LOOKUP: i32 = 1;
 /// `bpf_get_current_task`.
 pub(crate) const CURRENT_TASK: i32 = 35;
+/// `bpf_loop` (Linux 5.17).
+pub(crate) const LOOP: i32 = 181;
 /// `bpf_probe_read_kernel`.
 pub(crate) const PROBE_READ_KERNEL: i32 = 113;
 
@@ -72,6 +75,8 @@ const LOAD_WIDE: u8 = 0x18;
 const KERNEL_FUNCTION: u8 = 2;
 /// Source of a wide load: the immediate is the descriptor of a map (`BPF_PSEUDO_MAP_FD`).
 const MAP_DESCRIPTOR: u8 = 1;
+/// Source of a wide load: the immediate is the distance to a function of the program (`BPF_PSEUDO_FUNC`).
+const OWN_FUNCTION: u8 = 4;
 
 /// A program as it is written.
 #[derive(Debug, Default)]
@@ -81,6 +86,18 @@ pub(crate) struct Assembler {
     labels: Vec<Option<usize>>,
     /// Jumps and their labels.
     jumps: Vec<(usize, Label)>,
+    /// Loads of addresses of functions, and their labels.
+    addresses: Vec<(usize, Label)>,
+    /// Where functions begin, besides the first.
+    functions: Vec<usize>,
+}
+
+/// A program, and where its functions begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Assembled {
+    pub(crate) instructions: Vec<Instruction>,
+    /// In the order of the instructions; the first is 0.
+    pub(crate) functions: Vec<u32>,
 }
 
 impl Assembler {
@@ -130,6 +147,19 @@ impl Assembler {
         self.push(0, Register::R0, 0, 0, 0);
     }
 
+    /// Begins a function, which is called by its address.
+    pub(crate) fn function(&mut self, label: Label) {
+        self.functions.push(self.instructions.len());
+        self.place(label);
+    }
+
+    /// The address of a function.
+    pub(crate) fn address(&mut self, to: Register, function: Label) {
+        self.addresses.push((self.instructions.len(), function));
+        self.push(LOAD_WIDE, to, OWN_FUNCTION, 0, 0);
+        self.push(0, Register::R0, 0, 0, 0);
+    }
+
     /// Calls a helper.
     pub(crate) fn call(&mut self, helper: i32) {
         self.push(CALL, Register::R0, 0, 0, helper);
@@ -158,19 +188,23 @@ impl Assembler {
         self.push(JUMP_REGISTER | condition as u8, left, right as u8, 0, 0);
     }
 
-    /// `return 0`.
-    pub(crate) fn exit(&mut self) {
-        self.number(Operation::Set, Register::R0, 0);
+    /// `return result`.
+    pub(crate) fn exit(&mut self, result: i32) {
+        self.number(Operation::Set, Register::R0, result);
         self.push(EXIT, Register::R0, 0, 0, 0);
     }
 
     /// The program, with all jumps resolved; `None` where a label has no place, or is too far away for a jump.
-    pub(crate) fn finish(mut self) -> Option<Vec<Instruction>> {
+    pub(crate) fn finish(mut self) -> Option<Assembled> {
+        let distance = |at: usize, label: Label| Some(self.labels[label.0]? as i64 - at as i64 - 1);
         for (at, label) in self.jumps {
-            let place = self.labels[label.0]?;
-            self.instructions[at].offset = i16::try_from(place as i64 - at as i64 - 1).ok()?;
+            self.instructions[at].offset = i16::try_from(distance(at, label)?).ok()?;
         }
-        Some(self.instructions)
+        for (at, label) in self.addresses {
+            self.instructions[at].immediate = i32::try_from(distance(at, label)?).ok()?;
+        }
+        let functions = std::iter::once(0).chain(self.functions.iter().map(|at| *at as u32)).collect();
+        Some(Assembled { instructions: self.instructions, functions })
     }
 }
 
@@ -187,9 +221,14 @@ mod tests {
         program.store(Register::Frame, -8, Register::R0);
         program.call(PROBE_READ_KERNEL);
         program.call_kernel(77);
-        program.exit();
-        let bytes: Vec<_> =
-            program.finish().unwrap().iter().map(|i| (i.code, i.registers, i.offset, i.immediate)).collect();
+        program.exit(0);
+        let bytes: Vec<_> = program
+            .finish()
+            .unwrap()
+            .instructions
+            .iter()
+            .map(|i| (i.code, i.registers, i.offset, i.immediate))
+            .collect();
         let expected = [
             (0xbf, 0x16, 0, 0),
             (0x07, 0x01, 0, -64),
@@ -211,9 +250,17 @@ mod tests {
         program.jump_if(Register::R1, If::Equal, 3, end);
         program.jump(begin);
         program.place(end);
-        program.exit();
-        let program = program.finish().unwrap();
+        program.exit(0);
+        let program = program.finish().unwrap().instructions;
         assert_eq!((program[0].code, program[0].offset, program[1].offset), (0x15, 1, -2));
+        let mut with_function = Assembler::default();
+        let function = with_function.label();
+        with_function.address(Register::R2, function);
+        with_function.exit(0);
+        with_function.function(function);
+        with_function.exit(1);
+        let Assembled { instructions, functions } = with_function.finish().unwrap();
+        assert_eq!((instructions[0].immediate, functions), (3, vec![0, 4]));
         let mut lost = Assembler::default();
         let label = lost.label();
         lost.jump(label);

@@ -1,7 +1,7 @@
 //! A program that reads 64 bytes of the kernel's memory. It needs CAP_BPF and CAP_PERFMON, and a kernel that is not
 //! locked down for confidentiality.
 
-use super::assembler::{Assembler, CURRENT_TASK, If, Instruction, Operation, PROBE_READ_KERNEL, Register};
+use super::assembler::{Assembled, Assembler, CURRENT_TASK, If, Operation, PROBE_READ_KERNEL, Register};
 use super::system_call::Program;
 
 /// 8-byte words per read.
@@ -28,7 +28,8 @@ impl KernelRead {
     /// # Errors
     /// Why this host does not allow it, as one clause.
     pub(crate) fn open() -> Result<Self, String> {
-        Program::load(&program())
+        let program = program().ok_or("a program has a jump to nowhere")?;
+        Program::load("huddle_read", &program)
             .map(Self)
             .map_err(|errno| format!("the kernel refused a BPF program that reads its memory ({errno})"))
     }
@@ -55,7 +56,7 @@ impl KernelRead {
 
 /// `status = bpf_probe_read_kernel(stack, 64, address); words = stack`, or for address 0
 /// `status = 0; words[0] = bpf_get_current_task()`.
-fn program() -> Vec<Instruction> {
+fn program() -> Option<Assembled> {
     const WORDS_AT: i16 = std::mem::offset_of!(Context, words) as i16;
     const STATUS_AT: i16 = std::mem::offset_of!(Context, status) as i16;
     let stack = -((WORDS * 8) as i16);
@@ -68,7 +69,7 @@ fn program() -> Vec<Instruction> {
     program.store(Register::R6, WORDS_AT, Register::R0);
     program.number(Operation::Set, Register::R0, 0);
     program.store(Register::R6, STATUS_AT, Register::R0);
-    program.exit();
+    program.exit(0);
     program.place(at_address);
     program.register(Operation::Set, Register::R1, Register::Frame);
     program.number(Operation::Add, Register::R1, stack.into());
@@ -79,6 +80,6 @@ fn program() -> Vec<Instruction> {
         program.load(Register::R0, Register::Frame, stack + 8 * word);
         program.store(Register::R6, WORDS_AT + 8 * word, Register::R0);
     }
-    program.exit();
-    program.finish().unwrap_or_default()
+    program.exit(0);
+    program.finish()
 }

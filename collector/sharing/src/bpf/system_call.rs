@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::assembler::Instruction;
+use super::assembler::Assembled;
 
 /// The part of `union bpf_attr` that BPF_MAP_CREATE reads; all other fields are zero for the kernel.
 #[repr(C)]
@@ -34,6 +34,32 @@ struct LoadAttributes {
     log: u64,
     kernel_version: u32,
     flags: u32,
+    name: [u8; NAME_BYTES],
+    interface: u32,
+    attach_type: u32,
+    types: u32,
+    function_bytes: u32,
+    functions: u64,
+    functions_count: u32,
+}
+
+/// The part of `union bpf_attr` that BPF_BTF_LOAD reads.
+#[repr(C)]
+#[derive(Default)]
+struct TypeAttributes {
+    types: u64,
+    log: u64,
+    types_bytes: u32,
+    log_bytes: u32,
+    log_level: u32,
+}
+
+/// `struct bpf_func_info`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FunctionInfo {
+    instruction: u32,
+    type_id: u32,
 }
 
 /// The part of `union bpf_attr` that BPF_PROG_RUN reads and writes.
@@ -54,9 +80,12 @@ struct RunAttributes {
     context_out: u64,
 }
 
+/// Bytes of a program's name, the last of them zero.
+const NAME_BYTES: usize = 16;
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_RUN: libc::c_int = 10;
+const BPF_BTF_LOAD: libc::c_int = 18;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SYSCALL: u32 = 31;
 /// Programs of that type must be marked as sleepable.
@@ -70,53 +99,88 @@ fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Result<libc::c_long, Errn
     Errno::result(result)
 }
 
+/// The types of functions of programs: `static int function(void)`.
+mod types {
+    /// The id of the function.
+    pub(super) const FUNCTION: u32 = 3;
+
+    const INT: u32 = 1 << 24;
+    const FUNCTION_KIND: u32 = 12 << 24;
+    const PROTOTYPE: u32 = 13 << 24;
+    const SIGNED_32_BITS: u32 = 1 << 24 | 32;
+    /// Names of the types: none, 1 and 5.
+    const NAMES: &[u8; 16] = b"\0int\0function\0\0\0";
+
+    /// In the format of Documentation/bpf/btf.rst, Linux 6.18.
+    pub(super) fn bytes() -> Vec<u8> {
+        let types = [1, INT, 4, SIGNED_32_BITS, 0, PROTOTYPE, 1, 5, FUNCTION_KIND, 2];
+        let (types_bytes, names_bytes) = (size_of_val(&types) as u32, NAMES.len() as u32);
+        let mut bytes = 0xeb9f_u16.to_ne_bytes().to_vec();
+        bytes.extend([1, 0]);
+        let words = [24, 0, types_bytes, types_bytes, names_bytes];
+        bytes.extend(words.iter().chain(&types).flat_map(|word: &u32| word.to_ne_bytes()));
+        bytes.extend(NAMES);
+        bytes
+    }
+}
+
+fn load_types() -> Result<OwnedFd, Errno> {
+    let types = types::bytes();
+    let mut attributes = TypeAttributes {
+        types: types.as_ptr() as u64,
+        types_bytes: types.len() as u32,
+        ..TypeAttributes::default()
+    };
+    let descriptor = bpf(BPF_BTF_LOAD, &mut attributes)?;
+    // SAFETY: the kernel has just returned this descriptor, which has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as libc::c_int) })
+}
+
 /// A loaded program.
 #[derive(Debug)]
 pub(crate) struct Program(OwnedFd);
 
 impl Program {
-    /// Loads a program.
+    /// Loads a program by a name, of which the first 15 bytes are kept.
     ///
     /// # Errors
     /// What the kernel says; EINVAL or EACCES where the verifier refuses it.
-    pub(crate) fn load(instructions: &[Instruction]) -> Result<Self, Errno> {
+    pub(crate) fn load(name: &str, program: &Assembled) -> Result<Self, Errno> {
+        Self::load_with_log(name, program, &mut [])
+    }
+
+    /// The same; what the verifier says is written to `log`, if there is any room.
+    pub(crate) fn load_with_log(name: &str, program: &Assembled, log: &mut [u8]) -> Result<Self, Errno> {
         let mut attributes = LoadAttributes {
             program_type: BPF_PROG_TYPE_SYSCALL,
-            instructions_count: instructions.len() as u32,
-            instructions: instructions.as_ptr() as u64,
+            instructions_count: program.instructions.len() as u32,
+            instructions: program.instructions.as_ptr() as u64,
             // The helpers are for programs under the GPL only; these programs are licensed under it, in addition
             // to our own licences.
             license: c"Dual MIT/GPL".as_ptr() as u64,
             flags: BPF_F_SLEEPABLE,
             ..LoadAttributes::default()
         };
+        let length = name.len().min(NAME_BYTES - 1);
+        attributes.name[..length].copy_from_slice(&name.as_bytes()[..length]);
+        if !log.is_empty() {
+            (attributes.log_level, attributes.log_bytes) = (1, log.len() as u32);
+            attributes.log = log.as_mut_ptr() as u64;
+        }
+        // A function whose address is taken has to have a type.
+        let functions = program.functions.iter();
+        let functions: Vec<_> =
+            functions.map(|at| FunctionInfo { instruction: *at, type_id: types::FUNCTION }).collect();
+        let types = if functions.len() > 1 { Some(load_types()?) } else { None };
+        if let Some(types) = &types {
+            attributes.types = types.as_raw_fd() as u32;
+            attributes.function_bytes = size_of::<FunctionInfo>() as u32;
+            attributes.functions = functions.as_ptr() as u64;
+            attributes.functions_count = functions.len() as u32;
+        }
         let descriptor = bpf(BPF_PROG_LOAD, &mut attributes)?;
         // SAFETY: the kernel has just returned this descriptor, which has no other owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor as libc::c_int) }))
-    }
-
-    /// Loads a program that the verifier refuses, and returns what it says.
-    #[cfg(test)]
-    pub(crate) fn verifier_log(instructions: &[Instruction]) -> String {
-        let mut log = vec![0u8; 1 << 20];
-        let mut attributes = LoadAttributes {
-            program_type: BPF_PROG_TYPE_SYSCALL,
-            instructions_count: instructions.len() as u32,
-            instructions: instructions.as_ptr() as u64,
-            license: c"Dual MIT/GPL".as_ptr() as u64,
-            log_level: 1,
-            log_bytes: log.len() as u32,
-            log: log.as_mut_ptr() as u64,
-            flags: BPF_F_SLEEPABLE,
-            ..LoadAttributes::default()
-        };
-        let result = bpf(BPF_PROG_LOAD, &mut attributes);
-        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-        if let Ok(descriptor) = result {
-            // SAFETY: as above.
-            drop(unsafe { OwnedFd::from_raw_fd(descriptor as libc::c_int) });
-        }
-        format!("{result:?}\n{}", String::from_utf8_lossy(&log[..end]))
     }
 
     /// Runs the program on a context, which it may change.

@@ -110,10 +110,8 @@ pub(super) fn kernel_types(source: &(impl ReadAt + ?Sized)) -> Result<KernelType
     let wanted: Vec<&str> = MEMBERS.iter().flat_map(|(of, name)| [*of, *name]).chain(FUNCTIONS).collect();
     let names = find_names(&mut window, sections.names, &wanted)?;
     let name = |text: &str| wanted.iter().position(|wanted| *wanted == text).and_then(|at| names[at]);
-    let types = Types::read(&mut window, sections.types, &|found| {
-        MEMBERS.iter().any(|(of, _)| name(of) == Some(found))
-            || FUNCTIONS.iter().any(|of| name(of) == Some(found))
-    })?;
+    let of_types = MEMBERS.iter().map(|(of, _)| *of).chain(FUNCTIONS).filter_map(name).collect();
+    let types = Types::read(&mut window, sections.types, of_types)?;
     let mut offsets = [0; MEMBERS.len()];
     let mut left = MOST_MEMBERS;
     for (((of, member), full), offset) in MEMBERS.iter().zip(FULL_NAMES).zip(&mut offsets) {
@@ -243,7 +241,7 @@ impl Types {
     fn read(
         window: &mut Window<'_, impl ReadAt + ?Sized>,
         section: Range<u64>,
-        wanted: &dyn Fn(u32) -> bool,
+        wanted: Vec<u32>,
     ) -> Result<Self, BtfError> {
         let mut types = Self { marks: vec![section.start], end: section.end, named: Vec::new() };
         let (mut at, mut id) = (section.start, 1u32);
@@ -253,7 +251,7 @@ impl Types {
             if id.is_multiple_of(STRIDE) {
                 types.marks.push(at);
             }
-            if matches!(kind(info), KIND_STRUCT | KIND_FUNCTION) && wanted(name) {
+            if matches!(kind(info), KIND_STRUCT | KIND_FUNCTION) && wanted.contains(&name) {
                 types.named.push((name, id, at));
             }
             at += TYPE_BYTES + extra_bytes(info).ok_or(BtfError::Damaged)?;

@@ -1,10 +1,10 @@
 //! The program that walks page tables of x86-64 and copies those of the last level.
 //!
-//! A run takes at most [`TURNS`] turns, each for the next 2 MiB: it reads one entry of each upper level, passes over
+//! A run takes at most [`TURNS`] turns of a loop (`bpf_loop`, Linux 5.17), each for the next 2 MiB: it reads one entry of each upper level, passes over
 //! what is not mapped, and otherwise notes the entry, and copies the table behind it if it has one. Then all entries on
 //! the way are read again. If one changed, what was copied may be anything, and the turn is taken again. That check is
-//! what makes a copy one of this table at this address. Where the kernel has `bpf_rcu_read_lock` (Linux 6.2), turns
-//! are taken under it: since Linux 6.15 (CONFIG_PT_RECLAIM) x86 frees tables only after a grace period, and without
+//! what makes a copy one of this table at this address. Where the kernel has `bpf_rcu_read_lock` (Linux 6.2), a turn
+//! is taken under it: since Linux 6.15 (CONFIG_PT_RECLAIM) x86 frees tables only after a grace period, and without
 //! that it costs nothing. Before, a table that is freed meanwhile has first been taken out of the entry above it.
 //!
 //! Source of the format of entries: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3A, 4.5;
@@ -13,13 +13,13 @@
 use std::mem::offset_of;
 
 use crate::bpf::assembler::{
-    Assembler, If, Instruction, Label, MAP_LOOKUP, Operation, PROBE_READ_KERNEL, Register,
+    Assembled, Assembler, If, LOOP, Label, MAP_LOOKUP, Operation, PROBE_READ_KERNEL, Register,
 };
 
 /// Blocks of 2 MiB that one run gives at most.
 pub(super) const BLOCKS: usize = 32;
 /// Turns of one run, with those that pass over holes and those that are taken again.
-const TURNS: i32 = 40;
+const TURNS: i32 = 64;
 /// Bytes of a table, and of a page.
 pub(super) const TABLE_BYTES: usize = 4096;
 /// Bytes of what a run gives: notes, then tables.
@@ -73,16 +73,19 @@ pub(super) struct Note {
 
 /// Bytes of the stack below its end: one entry, and for each level the entry and where it is.
 const SCRATCH: i16 = -8;
-const KEY: i16 = -16;
-const TURN: i16 = -24;
+
+/// On the stack of the first function, whose end the function of a turn gets: the context and the output.
+const KEPT_CONTEXT: i16 = -8;
+const KEPT_OUTPUT: i16 = -16;
+const KEY: i16 = -24;
 
 /// Places of a level's entry and its address on the stack.
 fn on_stack(level: i32) -> (i16, i16) {
     let at = match level {
-        LEVEL_2 => -40,
-        LEVEL_3 => -56,
-        LEVEL_4 => -72,
-        _ => -88,
+        LEVEL_2 => -24,
+        LEVEL_3 => -40,
+        LEVEL_4 => -56,
+        _ => -72,
     };
     (at, at + 8)
 }
@@ -90,56 +93,53 @@ fn on_stack(level: i32) -> (i16, i16) {
 /// R6 is the context, R7 the address, R8 the table of the level, R9 the output.
 struct Walk {
     code: Assembler,
+    /// The end of a turn after which there is another.
     next_turn: Label,
+    /// The same, where nothing was gained.
     again: Label,
+    /// The end of the last turn.
+    done: Label,
 }
 
 /// The program for a map with this descriptor; the functions are `bpf_rcu_read_lock` and `bpf_rcu_read_unlock`.
-pub(super) fn program(map: i32, rcu_functions: Option<[u32; 2]>) -> Vec<Instruction> {
+pub(super) fn program(map: i32, rcu_functions: Option<[u32; 2]>) -> Option<Assembled> {
     let mut code = Assembler::default();
-    let [next_turn, again, begin, done, out] = std::array::from_fn(|_| code.label());
-    let mut walk = Walk { code, next_turn, again };
+    let [next_turn, again, done, turn, out] = std::array::from_fn(|_| code.label());
+    let mut walk = Walk { code, next_turn, again, done };
     walk.code.register(Operation::Set, Register::R6, Register::R1);
+    walk.code.store(Register::Frame, KEPT_CONTEXT, Register::R1);
     walk.load(Register::R1, offset_of!(Context, output));
     walk.code.store_half(Register::Frame, KEY, Register::R1);
     walk.code.map(Register::R1, map);
     walk.stack_address(Register::R2, KEY);
     walk.code.call(MAP_LOOKUP);
     walk.code.jump_if(Register::R0, If::Equal, 0, out);
-    walk.code.register(Operation::Set, Register::R9, Register::R0);
-    if let Some([lock, _]) = rcu_functions {
-        walk.code.call_kernel(lock as i32);
-    }
-    // Read by the code of five levels, which with four is never reached.
-    let (entry, address) = on_stack(LEVEL_5);
-    walk.code.number(Operation::Set, Register::R1, 0);
-    walk.code.store(Register::Frame, entry, Register::R1);
-    walk.code.store(Register::Frame, address, Register::R1);
-    walk.code.number(Operation::Set, Register::R1, TURNS + 1);
-    walk.code.store(Register::Frame, TURN, Register::R1);
-    walk.code.jump(next_turn);
+    walk.code.store(Register::Frame, KEPT_OUTPUT, Register::R0);
+    walk.code.number(Operation::Set, Register::R1, TURNS);
+    walk.code.address(Register::R2, turn);
+    walk.code.register(Operation::Set, Register::R3, Register::Frame);
+    walk.code.number(Operation::Set, Register::R4, 0);
+    walk.code.call(LOOP);
+    walk.code.place(out);
+    walk.code.exit(0);
 
+    walk.code.function(turn);
+    walk.code.load(Register::R6, Register::R2, KEPT_CONTEXT);
+    walk.code.load(Register::R9, Register::R2, KEPT_OUTPUT);
+    let [lock, unlock] = rcu_functions.map_or([None; 2], |functions| functions.map(Some));
+    walk.call_kernel(lock);
+    walk.turn();
     walk.code.place(again);
     walk.load(Register::R1, offset_of!(Context, again));
     walk.code.number(Operation::Add, Register::R1, 1);
     walk.store(offset_of!(Context, again), Register::R1);
-    // A bounded loop, which the verifier knows since Linux 5.3: what it knows of one turn holds for all.
     walk.code.place(next_turn);
-    walk.code.load(Register::R1, Register::Frame, TURN);
-    walk.code.number(Operation::Add, Register::R1, -1);
-    walk.code.store(Register::Frame, TURN, Register::R1);
-    walk.code.jump_if(Register::R1, If::Unequal, 0, begin);
-    walk.code.jump(done);
-    walk.code.place(begin);
-    walk.turn(done);
-
+    walk.call_kernel(unlock);
+    walk.code.exit(0);
     walk.code.place(done);
-    if let Some([_, unlock]) = rcu_functions {
-        walk.code.call_kernel(unlock as i32);
-    }
-    walk.code.place(out);
-    walk.code.exit();
-    walk.code.finish().unwrap_or_default()
+    walk.call_kernel(unlock);
+    walk.code.exit(1);
+    walk.code.finish()
 }
 
 impl Walk {
@@ -151,13 +151,23 @@ impl Walk {
         self.code.store(Register::R6, field as i16, from);
     }
 
+    fn call_kernel(&mut self, function: Option<u32>) {
+        function.iter().for_each(|function| self.code.call_kernel(*function as i32));
+    }
+
     fn stack_address(&mut self, to: Register, at: i16) {
         self.code.register(Operation::Set, to, Register::Frame);
         self.code.number(Operation::Add, to, at.into());
     }
 
     /// One block.
-    fn turn(&mut self, done: Label) {
+    fn turn(&mut self) {
+        // Read by the code of five levels, which with four is never reached.
+        let (entry, address) = on_stack(LEVEL_5);
+        self.code.number(Operation::Set, Register::R1, 0);
+        self.code.store(Register::Frame, entry, Register::R1);
+        self.code.store(Register::Frame, address, Register::R1);
+        let done = self.done;
         self.load(Register::R1, offset_of!(Context, blocks));
         self.code.jump_if(Register::R1, If::AtLeast, BLOCKS as i32, done);
         self.load(Register::R7, offset_of!(Context, address));
@@ -183,7 +193,7 @@ impl Walk {
         self.code.jump_if(Register::R0, If::AnyBit, HUGE as i32, page_2);
         self.absent_to(absent_2);
         self.descend();
-        self.copy_table(done);
+        self.copy_table();
         self.code.number(Operation::Set, Register::R8, 0);
         self.code.jump(mapped);
         self.code.place(page_3);
@@ -193,7 +203,7 @@ impl Walk {
         self.code.number(Operation::Set, Register::R8, LEVEL_2);
         self.code.place(mapped);
         self.check();
-        self.note(done);
+        self.note();
         let by_3 = self.code.label();
         self.code.jump_if(Register::R8, If::Equal, LEVEL_3, by_3);
         self.code.place(absent_2);
@@ -239,7 +249,8 @@ impl Walk {
     }
 
     /// Copies the table at R8.
-    fn copy_table(&mut self, done: Label) {
+    fn copy_table(&mut self) {
+        let done = self.done;
         self.load(Register::R2, offset_of!(Context, blocks));
         self.code.jump_if(Register::R2, If::AtLeast, BLOCKS as i32, done);
         self.code.number(Operation::ShiftLeft, Register::R2, TABLE_BYTES.trailing_zeros() as i32);
@@ -282,7 +293,8 @@ impl Walk {
     }
 
     /// Notes the block: R8 has its size, the stack the entry.
-    fn note(&mut self, done: Label) {
+    fn note(&mut self) {
+        let done = self.done;
         let by_3 = self.code.label();
         self.code.load(Register::R3, Register::Frame, on_stack(LEVEL_3).0);
         self.code.jump_if(Register::R8, If::Equal, LEVEL_3, by_3);
