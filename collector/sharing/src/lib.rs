@@ -208,7 +208,7 @@ impl MergedScan {
         }
         let huge_pages = huge_pages(pagemap::page_bytes());
         let sorter = Sorter { zero_page_frame, huge_pages };
-        let (mut gathered, reading) = self.gather(&processes.all, sorter)?;
+        let (mut gathered, reading, failed) = self.gather(&processes.all, sorter)?;
         let huge = gathered.iter_mut().flat_map(|gathered| std::mem::take(&mut gathered.huge));
         let huge = HugeParts::new(huge.collect());
         let mut units = |of: fn(&mut Gathered) -> &mut Vec<HugeUnit>| {
@@ -274,7 +274,8 @@ impl MergedScan {
             vm.frames_used += shared[position][position];
             vm.pages_used = vm.pages_resident - vm.pages_zero;
         }
-        let notes = self.notes(vms, &processes, &unmeasured, zero.flags_readable());
+        let mut notes = self.notes(vms, &processes, &unmeasured, zero.flags_readable());
+        notes.extend(failed);
         let zero_pages = zero.method();
         // Every resident page of these VMs was read.
         let found = Found {
@@ -295,19 +296,28 @@ impl MergedScan {
         &self,
         processes: &[Process],
         sorter: Sorter,
-    ) -> Result<(Vec<Gathered>, FrameReading), SharingError> {
+    ) -> Result<(Vec<Gathered>, FrameReading, Option<String>), SharingError> {
+        let mut note = None;
         let reason = match self.read_by {
             ReadBy::PageTables => match self.tables.gather(&self.root, processes, sorter, self.threads) {
-                Ok(gathered) => return Ok((gathered, FrameReading { by: ReadBy::PageTables, reason: None })),
+                Ok(gathered) => {
+                    return Ok((gathered, FrameReading { by: ReadBy::PageTables, reason: None }, None));
+                }
                 Err(Trouble::Scan(error)) => return Err(error),
-                Err(Trouble::Tables(reason)) => reason,
+                Err(Trouble::Unavailable(reason)) => reason,
+                Err(Trouble::Failed(reason)) => {
+                    note = Some(format!(
+                        "page tables are not read any more, and pagemap is, which takes longer: {reason}"
+                    ));
+                    reason
+                }
             },
             ReadBy::Pagemap => "it was configured".to_owned(),
         };
         let units = Units::new(processes, sorter);
         let gathered = in_threads(self.threads.get().min(units.len()), || units.work());
         let gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, _>>()?;
-        Ok((gathered, FrameReading { by: ReadBy::Pagemap, reason: Some(reason) }))
+        Ok((gathered, FrameReading { by: ReadBy::Pagemap, reason: Some(reason) }, note))
     }
 
     fn notes(
@@ -403,6 +413,14 @@ fn of_stayed<T: Copy>(rows: &[Vec<T>], stayed: &[usize]) -> Vec<Vec<T>> {
 /// [`SharingError::FramesHidden`] if it does not; [`SharingError::Host`] if there is no pagemap.
 pub fn frames_visible(root: &HostRoot) -> Result<(), SharingError> {
     pagemap::frames_visible(root)
+}
+
+/// Tries out whether page tables can be read here; otherwise scans read `/proc/PID/pagemap`.
+///
+/// # Errors
+/// Why they cannot, as one clause.
+pub fn page_tables_readable(root: &HostRoot) -> Result<(), String> {
+    page_tables::try_out(root)
 }
 
 /// Runs `work` on `threads` threads, one of them this one, and returns all results.

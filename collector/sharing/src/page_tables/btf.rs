@@ -246,16 +246,25 @@ impl Types {
         let mut types = Self { marks: vec![section.start], end: section.end, named: Vec::new() };
         let (mut at, mut id) = (section.start, 1u32);
         while at < section.end {
-            let head = window.get(at, TYPE_BYTES as usize)?;
-            let (name, info) = (u32_at(head, 0), u32_at(head, 4));
-            if id.is_multiple_of(STRIDE) {
-                types.marks.push(at);
+            window.get(at, TYPE_BYTES as usize)?;
+            // All types that begin in this window: there are more than 100,000 in all.
+            let mut within = (at - window.from) as usize;
+            while let Some(head) = window.bytes.get(within..within + TYPE_BYTES as usize) {
+                let at = window.from + within as u64;
+                if at >= section.end {
+                    break;
+                }
+                let (name, info) = (u32_at(head, 0), u32_at(head, 4));
+                if id.is_multiple_of(STRIDE) {
+                    types.marks.push(at);
+                }
+                if matches!(kind(info), KIND_STRUCT | KIND_FUNCTION) && wanted.contains(&name) {
+                    types.named.push((name, id, at));
+                }
+                within += (TYPE_BYTES + extra_bytes(info).ok_or(BtfError::Damaged)?) as usize;
+                id += 1;
             }
-            if matches!(kind(info), KIND_STRUCT | KIND_FUNCTION) && wanted.contains(&name) {
-                types.named.push((name, id, at));
-            }
-            at += TYPE_BYTES + extra_bytes(info).ok_or(BtfError::Damaged)?;
-            id += 1;
+            at = window.from + within as u64;
         }
         Ok(types)
     }

@@ -22,8 +22,10 @@ const SAMPLE_TABLES: u64 = 4;
 pub(crate) enum Trouble {
     /// A scan by pagemap would end as well.
     Scan(SharingError),
-    /// Page tables cannot be read, as one clause.
-    Tables(String),
+    /// Page tables cannot be read on this host: why, as one clause.
+    Unavailable(String),
+    /// Page tables cannot be read any more, or differ from pagemap, as one clause.
+    Failed(String),
 }
 
 impl From<SharingError> for Trouble {
@@ -165,7 +167,7 @@ impl Thread<'_> {
                 self.block(&span, address / bytes, block);
             }
         })
-        .map_err(Trouble::Tables)?;
+        .map_err(Trouble::Failed)?;
         self.gathered.counts[position] += std::mem::take(&mut self.counts);
         self.error.take().map_or(Ok(()), |error| Err(error.into()))
     }

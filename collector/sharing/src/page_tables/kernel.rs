@@ -88,6 +88,14 @@ impl PageTables {
         Ok(tables)
     }
 
+    /// The same, as on a kernel without functions of RCU.
+    #[cfg(test)]
+    pub(super) fn without_rcu(mut self) -> Self {
+        let program = program::program(self.output.descriptor(), None).unwrap();
+        self.program = Program::load("huddle_tables", &program).unwrap();
+        self
+    }
+
     /// Checks that the page tables of this process have the frame that its pagemap shows.
     fn find_own(&self, own: &File, magic: &MagicPage, frame: u64) -> Result<(), String> {
         let top = self.top_of(own).ok_or("the page tables of this process were not found")?;

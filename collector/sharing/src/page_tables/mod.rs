@@ -10,6 +10,8 @@
 
 mod btf;
 mod check;
+#[cfg(test)]
+mod churn;
 mod entry;
 mod gather;
 mod kernel;
@@ -40,6 +42,14 @@ struct Kept {
     tables: Result<PageTables, String>,
 }
 
+/// Tries out whether page tables can be read here.
+///
+/// # Errors
+/// Why not, as one clause.
+pub(crate) fn try_out(root: &HostRoot) -> Result<(), String> {
+    PageTables::open(root, 1).map(drop)
+}
+
 impl KeptTables {
     /// Reads the pages of all processes.
     ///
@@ -55,14 +65,18 @@ impl KeptTables {
         let threads = threads.get();
         // Held through the scan: the threads of two scans would write to the same output.
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.as_ref().is_none_or(|kept| kept.threads < threads && kept.tables.is_ok()) {
-            *kept = Some(Kept { threads, tables: PageTables::open(root, threads) });
+        let of_before = kept.take().filter(|kept| kept.threads >= threads || kept.tables.is_err());
+        let open = || Kept { threads, tables: PageTables::open(root, threads) };
+        let kept = kept.insert(of_before.unwrap_or_else(open));
+        let gathered = match &kept.tables {
+            Ok(tables) => gather_with(tables, root, processes, sorter, threads),
+            Err(reason) => Err(Trouble::Unavailable(reason.clone())),
+        };
+        if let Err(Trouble::Failed(reason)) = &gathered {
+            // What was wrong once is not trusted again.
+            kept.tables = Err(reason.clone());
         }
-        match kept.as_ref().map(|kept| &kept.tables) {
-            Some(Ok(tables)) => gather_with(tables, root, processes, sorter, threads),
-            Some(Err(reason)) => Err(Trouble::Tables(reason.clone())),
-            None => Err(Trouble::Tables("they were not opened".to_owned())),
-        }
+        gathered
     }
 }
 
@@ -78,7 +92,7 @@ fn gather_with(
     for process in processes {
         let top = tables.top_of(&process.pagemap);
         if top.is_none() && !is_over(process) {
-            return Err(Trouble::Tables(format!("those of process {} were not found", process.id)));
+            return Err(Trouble::Failed(format!("those of process {} were not found", process.id)));
         }
         tops.push(top);
     }
@@ -91,7 +105,7 @@ fn gather_with(
     // What is left of a process that has ended reads as memory that is not there.
     processes.iter().filter(|process| is_over(process)).for_each(Process::set_gone);
     check::check(&mut KernelWalk::new(tables, 0, &tops), processes, &spans, tables.mask)
-        .map_err(Trouble::Tables)?;
+        .map_err(Trouble::Failed)?;
     Ok(gathered)
 }
 
