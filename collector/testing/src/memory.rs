@@ -71,8 +71,10 @@ impl Fork {
                 }
             }
             nix::unistd::ForkResult::Parent { child } => {
+                // So that the end of the child is the end of what can be read.
+                drop(done);
                 let mut byte = [0];
-                assert_eq!(nix::unistd::read(&ready, &mut byte), Ok(1));
+                assert_eq!(nix::unistd::read(&ready, &mut byte), Ok(1), "the child has ended");
                 Self(child)
             }
         }

@@ -318,7 +318,8 @@ fn memfds() {
     };
     let (of_both, of_twice) = (shared_map(&both, 800), shared_map(&twice, 600));
     let again = Map::of_file(twice.as_fd(), 300, access, MapFlags::MAP_SHARED, MemoryKind::SharedMemory);
-    again.read(0..200);
+    // Not read: that would map more pages around each.
+    again.write(0..200, 1);
     let child = Fork::that(|| of_both.write(0..650, 2));
     let of_own = shared_map(&own, 700);
     let own_vm = vm("own", std::process::id() as i32, &[of_both, of_own, of_twice, again]);
@@ -337,12 +338,14 @@ fn memfds() {
     let vms = [vm("private", std::process::id() as i32, &[private]), vm("child", child.pid(), &[of_both])];
     let found = measure(&vms);
     assert_is_reference(&found, &vms);
-    assert_eq!(shared(&found), (200, 200));
+    // Reading maps up to 15 pages around it.
+    let (frames, of_file) = shared(&found);
+    assert!(frames == of_file && (200..=216).contains(&frames), "{frames} {of_file}");
 }
 
 fn files() {
     let mut file = tempfile::tempfile_in(std::env::temp_dir()).unwrap();
-    (0..1200u64).for_each(|page| file.write_all(&[page as u8 + 1; PAGE]).unwrap());
+    (0..1200u64).for_each(|page| file.write_all(&[page as u8 | 1; PAGE]).unwrap());
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     let of = |access, flags, kind| Map::of_file(file.as_fd(), 1200, access, flags, kind);
     let private = of(access, MapFlags::MAP_PRIVATE, MemoryKind::PrivateFile);
@@ -351,7 +354,7 @@ fn files() {
     private.write(0..300, 2);
     private.protect(700..800, ProtFlags::PROT_NONE);
     let child = Fork::that(|| {
-        private.read(0..1000);
+        private.read(0..700);
         private.write(200..500, 3);
         read_only.read(0..50);
     });

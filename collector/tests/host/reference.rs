@@ -90,9 +90,10 @@ pub fn reference(vms: &[Vm]) -> Reference {
                     continue;
                 }
                 memory.pages_resident += 1;
-                *memory.pages_file.as_mut().unwrap() += entry >> 61 & 1;
                 let frame = entry & ((1 << 55) - 1);
                 let flags = word(&kpageflags, frame);
+                // The kernel takes its huge zero page for one of a file.
+                *memory.pages_file.as_mut().unwrap() += entry >> 61 & 1 & !(flags >> 24 & 1);
                 let mut content = [0; PAGE as usize];
                 mem.read_exact_at(&mut content, page * PAGE).unwrap();
                 let alone = entry >> 56 & 1 == 1;
