@@ -19,9 +19,9 @@ const GROUP: usize = 8;
 /// One of so many entries is sampled for frames that KSM may have merged.
 const SAMPLE_ENTRIES: usize = 2048;
 /// Distance of the places that are looked at first in successive samples; odd, so that all places come.
-const SAMPLE_STEP: usize = 797;
+pub(super) const SAMPLE_STEP: usize = 797;
 /// Samples one thread takes at most.
-const MAX_SAMPLES: usize = 4096;
+pub(super) const MAX_SAMPLES: usize = 4096;
 
 /// Counts from the pagemap of one process alone.
 #[derive(Clone, Copy, Debug, Default)]

@@ -41,6 +41,12 @@ impl AddressMask {
         ((entry ^ inverted) & self.0) >> PAGE_SHIFT
     }
 
+    /// The frame of a valid entry.
+    #[inline]
+    pub(super) fn frame_of_valid(self, entry: u64) -> u64 {
+        (entry & self.0) >> PAGE_SHIFT
+    }
+
     /// The first frame of a huge page: lower bits are not of the address there.
     pub(super) fn huge_frame(self, entry: u64, pages: u64) -> u64 {
         self.frame(entry) / pages * pages
@@ -85,13 +91,29 @@ pub(super) struct Common {
 
 impl Common {
     pub(super) fn of(entries: &[u64]) -> Self {
-        let (all, any) = entries.iter().fold((u64::MAX, 0), |(all, any), entry| (all & entry, any | entry));
-        Self { all, any }
+        // Several at a time: nothing waits for the one before.
+        let (groups, rest) = entries.as_chunks::<8>();
+        let (mut all, mut any) = ([u64::MAX; 8], [0; 8]);
+        for group in groups {
+            for (at, entry) in group.iter().enumerate() {
+                all[at] &= entry;
+                any[at] |= entry;
+            }
+        }
+        Self {
+            all: all.iter().chain(rest).fold(u64::MAX, |all, entry| all & entry),
+            any: any.iter().chain(rest).fold(0, |any, entry| any | entry),
+        }
     }
 
     /// All pages are in memory and may be written.
     pub(super) fn all_writable(self) -> bool {
         self.all & (PRESENT | WRITABLE) == PRESENT | WRITABLE
+    }
+
+    /// All pages are in memory, valid, counted by the kernel, and may not be written.
+    pub(super) fn all_plain_candidates(self) -> bool {
+        self.all & PRESENT != 0 && self.any & (WRITABLE | NO_ACCESS | SPECIAL) == 0
     }
 
     /// No page is in memory.
@@ -169,6 +191,12 @@ mod tests {
         let written = PRESENT | WRITABLE;
         assert!(Common::of(&[written; 4]).all_writable());
         assert!(!Common::of(&[written, PRESENT]).all_writable());
+        assert!(Common::of(&[PRESENT; 11]).all_plain_candidates());
+        for other in [0, written, PRESENT | SPECIAL, NO_ACCESS] {
+            let mut entries = [PRESENT; 11];
+            entries[10] = other;
+            assert!(!Common::of(&entries).all_plain_candidates(), "{other:x}");
+        }
         assert!(Common::of(&[0, 2, 1 << 60]).none_there());
         assert!(!Common::of(&[0, NO_ACCESS]).none_there() && is_there(NO_ACCESS));
         assert!(Common::of(&[0, PRESENT | SPECIAL]).any_special());

@@ -10,7 +10,7 @@ use crate::gather::read_region;
 use crate::huge_units::HugeUnit;
 use crate::pagemap::{ENTRY_BYTES, page_bytes};
 use crate::processes::{Process, Region};
-use crate::sort::{Gathered, PageCounts, Place, SortBuffers, Sorter};
+use crate::sort::{Gathered, MAX_SAMPLES, PageCounts, Place, SAMPLE_STEP, SortBuffers, Sorter};
 
 /// Pages that one thread takes at a time: a multiple of what a table maps, so that few tables are read twice.
 const UNIT_PAGES: u64 = 64 << 10;
@@ -218,6 +218,7 @@ impl Thread<'_> {
             How::Private { of_file } if of_file && may_be_file && self.has_candidates(entries) => {
                 self.pages_by_pagemap(span, page, pages);
             }
+            How::Private { .. } if common.all_plain_candidates() => self.candidates(span, page, entries),
             How::Private { .. } => self.sort(span, page, entries, true),
             // Not pages of the file: holes of a file on a DAX device, memory of a device.
             How::Shared | How::SharedAlone if common.any_special() => {
@@ -247,6 +248,32 @@ impl Thread<'_> {
         self.error = self.by_pagemap(&region).err();
     }
 
+    /// Entries of anonymous memory, all of which are in memory and may not be written: what sorting would do.
+    fn candidates(&mut self, span: &Span, page: u64, entries: &[u64]) {
+        let mask = self.units.mask;
+        let mut frames = [0; TABLE_PAGES];
+        let frames = &mut frames[..entries.len()];
+        frames.iter_mut().zip(entries).for_each(|(frame, entry)| *frame = mask.frame_of_valid(*entry));
+        self.counts.resident += entries.len() as u64;
+        if span.region.may_be_merged && self.is_sampled(page) {
+            let at = self.gathered.samples.len() * SAMPLE_STEP % frames.len();
+            self.gathered.samples.push(frames[at]);
+        }
+        if let Err(frame) = self.gathered.buckets.scatter(frames, self.position as u32) {
+            self.refuse(frame);
+        }
+    }
+
+    /// Whether a sample is taken of the table with this page.
+    fn is_sampled(&self, page: u64) -> bool {
+        let (samples, table) = (self.gathered.samples.len(), page / TABLE_PAGES as u64);
+        samples < MAX_SAMPLES && (samples == 0 || table.is_multiple_of(SAMPLE_TABLES))
+    }
+
+    fn refuse(&mut self, frame: u64) {
+        self.error = Some(SharingError::BadFrame { pid: self.units.processes[self.position].id.id, frame });
+    }
+
     fn sort(&mut self, span: &Span, page: u64, entries: &[u64], is_private: bool) {
         let (mask, file) = (self.units.mask, !is_private && span.region.may_be_file);
         for (to, entry) in self.entries.iter_mut().zip(entries) {
@@ -257,9 +284,8 @@ impl Thread<'_> {
 
     /// Sorts the first of the entries that are in the format of pagemap.
     fn sort_own(&mut self, span: &Span, page: u64, entries: usize) {
-        let table = page / TABLE_PAGES as u64;
-        let is_sample = self.gathered.samples.is_empty() || table.is_multiple_of(SAMPLE_TABLES);
-        let region = Region { may_be_merged: span.region.may_be_merged && is_sample, ..span.region };
+        let may_be_merged = span.region.may_be_merged && self.is_sampled(page);
+        let region = Region { may_be_merged, ..span.region };
         let at = Place { process: self.position as u32, page };
         let bytes = self.entries[..entries].as_flattened();
         let sorted = self.units.sorter.sort(
@@ -271,8 +297,7 @@ impl Thread<'_> {
             &mut self.gathered,
         );
         if let Err(frame) = sorted {
-            self.error =
-                Some(SharingError::BadFrame { pid: self.units.processes[self.position].id.id, frame });
+            self.refuse(frame);
         }
     }
 

@@ -15,6 +15,8 @@ mod churn;
 mod entry;
 mod gather;
 mod kernel;
+#[cfg(test)]
+mod of_pagemaps;
 mod program;
 mod spans;
 
@@ -22,10 +24,11 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use self::entry::AddressMask;
 pub(crate) use self::gather::Trouble;
-use self::gather::{KernelWalk, Units};
+use self::gather::{KernelWalk, Units, Walk};
 use self::kernel::PageTables;
-use self::spans::spans;
+use self::spans::{Span, spans};
 use crate::in_threads;
 use crate::pagemap::read_entry;
 use crate::processes::Process;
@@ -34,7 +37,12 @@ use huddle_host::HostRoot;
 
 /// Access to page tables, which is found out at the first scan and kept for those that follow, or why there is none.
 #[derive(Debug, Default)]
-pub(crate) struct KeptTables(Mutex<Option<Kept>>);
+pub(crate) struct KeptTables {
+    kept: Mutex<Option<Kept>>,
+    /// Tables are made of what the pagemaps of a test say.
+    #[cfg(test)]
+    of_test: bool,
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -51,6 +59,12 @@ pub(crate) fn try_out(root: &HostRoot) -> Result<(), String> {
 }
 
 impl KeptTables {
+    /// Tables that are made of what the pagemaps of a test say.
+    #[cfg(test)]
+    pub(crate) fn of_test() -> Self {
+        Self { of_test: true, ..Self::default() }
+    }
+
     /// Reads the pages of all processes.
     ///
     /// # Errors
@@ -63,8 +77,12 @@ impl KeptTables {
         threads: NonZeroUsize,
     ) -> Result<Vec<Gathered>, Trouble> {
         let threads = threads.get();
+        #[cfg(test)]
+        if self.of_test {
+            return of_pagemaps::gather(processes, sorter, threads);
+        }
         // Held through the scan: the threads of two scans would write to the same output.
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let of_before = kept.take().filter(|kept| kept.threads >= threads || kept.tables.is_err());
         let open = || Kept { threads, tables: PageTables::open(root, threads) };
         let kept = kept.insert(of_before.unwrap_or_else(open));
@@ -96,16 +114,28 @@ fn gather_with(
         }
         tops.push(top);
     }
-    let units = Units::new(processes, &spans, sorter, tables.mask);
+    let walk = |thread| KernelWalk::new(tables, thread, &tops);
+    gather_by(walk, processes, &spans, sorter, tables.mask, threads)
+}
+
+/// Walks in as many threads, each with what `walk` gives for its number, and checks a sample.
+fn gather_by<W: Walk>(
+    walk: impl Fn(usize) -> W + Sync,
+    processes: &[Process],
+    spans: &[Vec<Span>],
+    sorter: Sorter,
+    mask: AddressMask,
+    threads: usize,
+) -> Result<Vec<Gathered>, Trouble> {
+    let units = Units::new(processes, spans, sorter, mask);
     let numbers = AtomicUsize::new(0);
     let gathered = in_threads(threads.min(units.len()), || {
-        units.work(&mut KernelWalk::new(tables, numbers.fetch_add(1, Ordering::Relaxed), &tops))
+        units.work(&mut walk(numbers.fetch_add(1, Ordering::Relaxed)))
     });
     let gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, Trouble>>()?;
     // What is left of a process that has ended reads as memory that is not there.
     processes.iter().filter(|process| is_over(process)).for_each(Process::set_gone);
-    check::check(&mut KernelWalk::new(tables, 0, &tops), processes, &spans, tables.mask)
-        .map_err(Trouble::Failed)?;
+    check::check(&mut walk(0), processes, spans, mask).map_err(Trouble::Failed)?;
     Ok(gathered)
 }
 
