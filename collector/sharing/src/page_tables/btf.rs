@@ -155,7 +155,11 @@ fn find_names(
     wanted: &[&str],
 ) -> Result<Vec<Option<u32>>, BtfError> {
     let mut found = vec![None; wanted.len()];
-    let lengths = wanted.iter().fold(0u64, |lengths, name| lengths | 1 << name.len());
+    // By the first byte, the lengths of wanted names: hardly any other name is compared.
+    let mut lengths = [0u64; 256];
+    for name in wanted {
+        lengths[usize::from(name.as_bytes()[0])] |= 1 << name.len();
+    }
     let mut at = section.start;
     while at < section.end {
         let length = (section.end - at).min(WINDOW as u64) as usize;
@@ -163,7 +167,8 @@ fn find_names(
         let mut begin = 0;
         while let Some(end) = find_zero(bytes, begin) {
             let name = &bytes[begin..end];
-            let has_length = name.len() < 64 && lengths >> name.len() & 1 == 1;
+            let has_length = matches!(name, [first, ..]
+                if name.len() < 64 && lengths[usize::from(*first)] >> name.len() & 1 == 1);
             if !has_length {
                 begin = end + 1;
                 continue;
@@ -215,26 +220,37 @@ const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_FUNCTION: u32 = 12;
 
+#[inline(always)]
 fn kind(info: u32) -> u32 {
     info >> 24 & 0x1f
 }
 
-/// Bytes after a type, by its kind; `None` for a kind that is not known.
+/// Bytes after a type of each kind: so many, and so many for each item. Pointer, forward, typedef, volatile, const,
+/// restrict, function, float and type tag have none; what is not here is not known.
+const EXTRA_BYTES: [Option<(u8, u8)>; 32] = {
+    let mut bytes = [None; 32];
+    let none = [2, 7, 8, 9, 10, 11, 12, 16, 18];
+    let mut at = 0;
+    while at < none.len() {
+        bytes[none[at]] = Some((0, 0));
+        at += 1;
+    }
+    // Integer, variable, declaration tag.
+    (bytes[1], bytes[14], bytes[17]) = (Some((4, 0)), Some((4, 0)), Some((4, 0)));
+    // Array.
+    bytes[3] = Some((12, 0));
+    // Structure, union, data section, 64-bit enumeration.
+    (bytes[4], bytes[5], bytes[15], bytes[19]) = (Some((0, 12)), Some((0, 12)), Some((0, 12)), Some((0, 12)));
+    // Enumeration, prototype of a function.
+    (bytes[6], bytes[13]) = (Some((0, 8)), Some((0, 8)));
+    bytes
+};
+
+/// Bytes after a type; `None` for a kind that is not known.
+#[inline(always)]
 fn extra_bytes(info: u32) -> Option<u64> {
-    let items = u64::from(info & 0xffff);
-    Some(match kind(info) {
-        // Pointer, forward, typedef, volatile, const, restrict, function, float, type tag.
-        2 | 7..=12 | 16 | 18 => 0,
-        // Integer, variable, declaration tag.
-        1 | 14 | 17 => 4,
-        // Array.
-        3 => 12,
-        // Structure, union, data section, 64-bit enumeration.
-        4 | 5 | 15 | 19 => 12 * items,
-        // Enumeration, prototype of a function.
-        6 | 13 => 8 * items,
-        _ => return None,
-    })
+    let (fixed, each) = EXTRA_BYTES[kind(info) as usize]?;
+    Some(u64::from(fixed) + u64::from(each) * u64::from(info & 0xffff))
 }
 
 impl Types {
@@ -389,11 +405,9 @@ impl<S: ReadAt + ?Sized> Window<'_, S> {
 }
 
 /// The number at a place within bytes that are there.
-#[inline]
+#[inline(always)]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_ne_bytes(word)
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::entry::{AddressMask, Common, HUGE_PAGES, is_clean, is_huge_there, is_there, is_writable};
+use super::entry::{
+    AddressMask, Common, HUGE_PAGES, all_writable, is_clean, is_huge_there, is_there, is_writable,
+};
 use super::kernel::{Block, PageTables, TABLE_PAGES, TopTable};
 use super::spans::{How, Span};
 use crate::SharingError;
@@ -205,16 +207,16 @@ impl Thread<'_> {
 
     /// Entries of the last level, the first for page `page`.
     fn table(&mut self, span: &Span, page: u64, entries: &[u64]) {
+        let (pages, may_be_file) = (entries.len() as u64, span.region.may_be_file);
+        // Most memory is like that.
+        if matches!(span.how, How::Private { .. }) && all_writable(entries) {
+            return self.count_alone(pages, false);
+        }
         let common = Common::of(entries);
         if common.none_there() {
             return;
         }
-        let (pages, may_be_file) = (entries.len() as u64, span.region.may_be_file);
         match span.how {
-            How::Private { .. } if common.all_writable() => {
-                self.counts.resident += pages;
-                self.counts.exclusive += pages;
-            }
             How::Private { of_file } if of_file && may_be_file && self.has_candidates(entries) => {
                 self.pages_by_pagemap(span, page, pages);
             }
