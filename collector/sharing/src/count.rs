@@ -187,11 +187,13 @@ impl Table {
     fn map_in_words(&mut self, counting: &Counting<'_>, lists: &[&[Candidate]]) -> bool {
         let bits: Vec<u64> = counting.vm_of.iter().map(|vm| vm.map_or(0, |vm| 1 << vm)).collect();
         let mut repeats = false;
+        // As long as there are slots, which spares a check for each.
+        let Ok(mapped) = <&mut [u64; BUCKET_FRAMES]>::try_from(&mut self.mapped[..]) else { return false };
         // Plain loops: this is the inner loop, and a flattened iterator is slower.
         for list in lists {
             for candidate in *list {
                 let (slot, bit) = (usize::from(candidate.slot()), bits[candidate.process()]);
-                let row = self.mapped[slot];
+                let row = mapped[slot];
                 if row == 0 && bit != 0 {
                     self.frames.push(candidate.slot());
                 }
@@ -199,7 +201,7 @@ impl Table {
                     self.mapped_again[slot] |= bit;
                     repeats = true;
                 }
-                self.mapped[slot] = row | bit;
+                mapped[slot] = row | bit;
             }
         }
         repeats
