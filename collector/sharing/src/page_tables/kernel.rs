@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
+use nix::errno::Errno;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::btf::{self, Offsets};
@@ -74,17 +75,21 @@ impl PageTables {
             .map_err(|error| format!("{} does not describe this kernel: {error}", types.display()))?;
         let kernel = KernelRead::open()?;
         let magic = MagicPage::new();
-        let frame = magic.frame(&own)?;
-        let (direct_map, levels) = find_direct_map(&kernel, &magic, frame)?;
+        // The kernel may move the page meanwhile.
+        let find = || find_direct_map(&kernel, &magic, magic.frame(&own)?);
+        let (direct_map, levels) = find().or_else(|_| find())?;
         let refused = |errno| format!("the kernel refused the BPF program that walks page tables ({errno})");
         let output = MappedArray::create(threads.max(1), OUTPUT_BYTES).map_err(refused)?;
-        let program = program::program(output.descriptor(), types.rcu_functions)
-            .ok_or("a program has a jump to nowhere")?;
-        let program = Program::load("huddle_tables", &program).map_err(refused)?;
+        let load = |rcu_functions| {
+            let program = program::program(output.descriptor(), rcu_functions);
+            Program::load("huddle_tables", &program.ok_or(Errno::EINVAL)?)
+        };
+        // Some kernels have the functions, and let no program call them that was compiled without tags of types.
+        let program = load(types.rcu_functions).or_else(|_| load(None)).map_err(refused)?;
         let offsets = types.offsets;
         let mask = AddressMask::of_this_machine();
         let tables = Self { kernel, offsets, direct_map, levels, mask, program, output };
-        tables.find_own(&own, &magic, frame)?;
+        tables.find_own(&own, &magic).or_else(|_| tables.find_own(&own, &magic))?;
         Ok(tables)
     }
 
@@ -97,7 +102,8 @@ impl PageTables {
     }
 
     /// Checks that the page tables of this process have the frame that its pagemap shows.
-    fn find_own(&self, own: &File, magic: &MagicPage, frame: u64) -> Result<(), String> {
+    fn find_own(&self, own: &File, magic: &MagicPage) -> Result<(), String> {
+        let frame = magic.frame(own)?;
         let top = self.top_of(own).ok_or("the page tables of this process were not found")?;
         let mut found = None;
         let address = magic.address();
