@@ -41,6 +41,8 @@ struct LoadAttributes {
     function_bytes: u32,
     functions: u64,
     functions_count: u32,
+    /// As below: in place of padding.
+    zero: u32,
 }
 
 /// The part of `union bpf_attr` that BPF_BTF_LOAD reads.
@@ -52,6 +54,8 @@ struct TypeAttributes {
     types_bytes: u32,
     log_bytes: u32,
     log_level: u32,
+    /// Not padding, which may hold anything, and has to be zero for kernels before 6.4.
+    zero: u32,
 }
 
 /// `struct bpf_func_info`.
