@@ -19,6 +19,7 @@
 mod csv;
 mod file;
 mod groups;
+mod reading;
 mod sample;
 mod saved;
 
@@ -35,6 +36,7 @@ use crate::vm::Vm;
 pub use csv::MatrixFile;
 pub use file::{MatrixFileError, MatrixParts};
 pub use groups::{BadGroups, MAX_GROUP_MEMBERS, MAX_GROUPS, SharedGroup, SharedGroups};
+pub use reading::{FrameReading, ReadBy};
 pub use sample::SampledRate;
 pub use saved::{CountedBy, SavedFrames};
 
@@ -131,6 +133,7 @@ pub struct SharingMatrix {
     duration_ms: Option<f64>,
     coverage: Option<f64>,
     page_size: PageSize,
+    frame_reading: Option<FrameReading>,
 }
 
 /// The cells of the pairs, row by row.
@@ -195,6 +198,7 @@ impl SharingMatrix {
             duration_ms: Some(duration_ms),
             coverage: Some(coverage),
             page_size: PageSize::X86,
+            frame_reading: None,
         }
     }
 
@@ -202,6 +206,17 @@ impl SharingMatrix {
     #[must_use]
     pub fn of_pages(self, page_size: PageSize) -> Self {
         Self { page_size, ..self }
+    }
+
+    /// This matrix, read in this way.
+    #[must_use]
+    pub fn read_by(self, reading: FrameReading) -> Self {
+        Self { frame_reading: Some(reading), ..self }
+    }
+
+    /// How frames were read; `None` where none were, as for the contents of pages, and where it is not known.
+    pub fn frame_reading(&self) -> Option<&FrameReading> {
+        self.frame_reading.as_ref()
     }
 
     /// The size of its frames and pages.
@@ -334,7 +349,7 @@ impl SharingMatrix {
         weighted
     }
 
-    /// Whether it equals `other` except for the duration of the measurement.
+    /// Whether it equals `other` except for the duration of the measurement and how frames were read.
     pub fn same_sharing_as(&self, other: &Self) -> bool {
         self.method == other.method
             && self.coverage == other.coverage

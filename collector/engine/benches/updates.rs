@@ -310,6 +310,7 @@ impl Clone for OwnMatrix {
             duration_ms: matrix.duration_ms(),
             coverage: matrix.coverage(),
             page_size: matrix.page_size(),
+            frame_reading: matrix.frame_reading().cloned(),
         };
         Self(SharingMatrix::from_parts(parts).unwrap())
     }

@@ -5,12 +5,12 @@
 //! arrangement. `fork`: pages that tenants share since they were forked from one process; `KSM`: pages
 //! that KSM merged (its settings are changed and restored). 4 KiB pages unless marked THP.
 //!
-//! raw: the same ranges by `pread`, 1 MiB at a time, one thread. Each ratio is scan over raw of the same
-//! round: `first` with a new scan (a single `huddle matrix`), `next` with an earlier scan's object after ksmd
-//! has run (a round of `huddle run`), `again` with an earlier scan's object while ksmd is stopped, so that
-//! its results are still valid. Ratios of one thread are of CPU time, which other work on the machine
-//! disturbs least (nothing here sleeps); those of all CPUs are of wall time. Median [min to max] over the
-//! rounds.
+//! raw: the same ranges by `pread`, 1 MiB at a time, one thread. Ratios are raw over scan of the same round, of the
+//! processor time of one thread, which other work on the machine disturbs least (nothing here sleeps): `pagemap` and
+//! `tables` are scans by each way with an object that was used before, as in a round of `huddle run`, and `first` is
+//! one by page tables with a new object, which has to find out how to read them, as in a single `huddle matrix`. `2
+//! threads` is wall time of one thread over that of two, by page tables. Median [min to max] over the rounds. MiB is
+//! what a scan adds to the memory of the process at its peak, on one thread.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 use std::fs::File;
@@ -22,9 +22,10 @@ use std::time::{Duration, Instant};
 
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
+use huddle_model::matrix::ReadBy;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_sharing::MergedScan;
-use huddle_testing::figures::{median, spread};
+use huddle_testing::figures::spread;
 use huddle_testing::ksm;
 use huddle_testing::memory::extra_mib;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
@@ -79,21 +80,26 @@ fn main() {
         plain("90 % by all, fork", 64, 64, 90, By::Fork),
         plain("90 % by all, KSM", 64, 64, 90, By::Ksm),
         Arrangement { name: "private, THP", vms, group: 1, shared_percent: 0, by: By::Nothing, thp: true },
+        Arrangement {
+            name: "25 % by pairs, THP",
+            vms,
+            group: 2,
+            shared_percent: 25,
+            by: By::Fork,
+            thp: true,
+        },
     ];
-    println!("{gib} GiB of tenant memory, {rounds} rounds, {} CPUs\n", cpus());
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    println!("{gib} GiB of tenant memory, {rounds} rounds, {cpus} CPUs\n");
     println!(
-        "| tenants | VMs | raw ms | ns/page | first / raw, 1 thread | next / raw, 1 thread | again / raw, 1 thread | next: 1 thread / all CPUs | extra MiB |"
+        "| tenants | VMs | raw ns/page | tables ns/page | raw / pagemap | raw / tables | raw / first | 2 threads | MiB pagemap | MiB tables |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for arrangement in &all {
         if option("--only").is_none_or(|text| arrangement.name.contains(text.as_str())) {
             measure(arrangement, gib, rounds);
         }
     }
-}
-
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 fn measure(arrangement: &Arrangement, gib: usize, rounds: usize) {
@@ -106,45 +112,57 @@ fn measure(arrangement: &Arrangement, gib: usize, rounds: usize) {
     }
     let mut buffer = vec![1; 1 << 20];
     let one = NonZeroUsize::MIN;
-    let fresh = || MergedScan::new(HostRoot::real());
-    let kept = fresh();
-    kept.measure(&tenants.vms).unwrap();
-    check(arrangement, &kept, &tenants.vms, pages, shared);
-    let (mut raws, mut firsts, mut nexts, mut agains, mut speedups) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let fresh = || MergedScan::new(HostRoot::real()).with_threads(one);
+    let (tables, pagemap) = (fresh(), fresh().with_read_by(ReadBy::Pagemap));
+    let both = MergedScan::new(HostRoot::real()).with_threads(NonZeroUsize::MIN.saturating_add(1));
+    for (scan, by) in
+        [(&tables, ReadBy::PageTables), (&pagemap, ReadBy::Pagemap), (&both, ReadBy::PageTables)]
+    {
+        check(arrangement, scan, by, &tenants.vms, pages, shared);
+    }
+    let mut rows: [Vec<f64>; 6] = Default::default();
     raw_read(&tenants.vms, &mut buffer);
-    let ksmd_goes_on = || ksm.iter().for_each(ksm::Ksm::go_on);
+    let measure = |scan: &MergedScan| timed(|| drop(scan.measure(&tenants.vms).unwrap()));
     for _ in 0..rounds {
         let (raw, _) = timed(|| raw_read(&tenants.vms, &mut buffer));
-        let (first, _) = timed(|| drop(fresh().with_threads(one).measure(&tenants.vms).unwrap()));
-        ksmd_goes_on();
-        let (next, next_wall) = timed(|| drop(kept.clone().with_threads(one).measure(&tenants.vms).unwrap()));
-        let (again, _) = timed(|| drop(kept.clone().with_threads(one).measure(&tenants.vms).unwrap()));
-        ksmd_goes_on();
-        let (_, next_all_wall) = timed(|| drop(kept.measure(&tenants.vms).unwrap()));
-        raws.push(raw * 1e3);
-        firsts.push(first / raw);
-        nexts.push(next / raw);
-        agains.push(again / raw);
-        speedups.push(next_wall / next_all_wall);
+        let (by_pagemap, _) = measure(&pagemap);
+        let (by_tables, wall) = measure(&tables);
+        let (first, _) = measure(&fresh());
+        let (_, wall_both) = measure(&both);
+        let pages = (pages * arrangement.vms) as f64;
+        let figures = [
+            raw * 1e9 / pages,
+            by_tables * 1e9 / pages,
+            raw / by_pagemap,
+            raw / by_tables,
+            raw / first,
+            wall / wall_both,
+        ];
+        rows.iter_mut().zip(figures).for_each(|(row, figure)| row.push(figure));
+        ksm.iter().for_each(ksm::Ksm::go_on);
     }
-    let extra = extra_mib(|| drop(fresh().with_threads(one).measure(&tenants.vms).unwrap()));
-    let ns = median(&raws) * 1e6 / (pages * arrangement.vms) as f64;
+    let extra = |scan: &MergedScan| extra_mib(|| drop(scan.measure(&tenants.vms).unwrap()));
+    let extra = [extra(&pagemap), extra(&tables)];
     println!(
-        "| {} | {} | {} | {ns:.1} | {} | {} | {} | {} | {extra:.0} |",
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} |",
         arrangement.name,
         arrangement.vms,
-        spread(&raws, 0),
-        spread(&firsts, 2),
-        spread(&nexts, 2),
-        spread(&agains, 2),
-        spread(&speedups, 2)
+        spread(&rows[0], 1),
+        spread(&rows[1], 2),
+        spread(&rows[2], 2),
+        spread(&rows[3], 1),
+        spread(&rows[4], 1),
+        spread(&rows[5], 2),
+        extra[0],
+        extra[1]
     );
 }
 
 /// A benchmark of a wrong result would be worthless.
-fn check(arrangement: &Arrangement, scan: &MergedScan, vms: &[Vm], pages: usize, shared: usize) {
+fn check(arrangement: &Arrangement, scan: &MergedScan, by: ReadBy, vms: &[Vm], pages: usize, shared: usize) {
     let found = scan.measure(vms).unwrap();
+    let reading = found.matrix.frame_reading().unwrap();
+    assert_eq!(reading.by, by, "{:?}", reading.reason);
     assert!(found.unmeasured.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
     for (i, j) in found.matrix.pairs() {
         let same = i / arrangement.group == j / arrangement.group;

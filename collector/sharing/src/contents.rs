@@ -8,10 +8,12 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::buckets::{BUCKET_BITS, BUCKET_FRAMES};
 use super::frame_set::FrameSet;
-use super::gather::{BUCKET_BITS, BUCKET_FRAMES, READ_BYTES, read_entries, split};
+use super::gather::{read_entries, split};
 use super::pagemap::{self, ENTRY_BYTES, Entry, flags, read_entry};
 use super::processes::{Process, Region};
+use super::sort::READ_BYTES;
 use super::zero::FLAG_KSM;
 use super::{SharingError, in_threads};
 use huddle_host::HostRoot;

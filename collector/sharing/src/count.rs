@@ -6,9 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use huddle_model::matrix::SharedGroup;
 
+use super::buckets::{BUCKET_BITS, BUCKET_FRAMES, Buckets, Candidate};
 use super::frame_set::FrameSet;
-use super::gather::{BUCKET_BITS, BUCKET_FRAMES, Buckets, Candidate};
 use super::huge::{self, HugeParts};
+use super::huge_units::{BUCKET_UNITS, HugeUnit, HugeUnits, UNIT_PAGES};
 use super::in_threads;
 use super::pairs::{Counts, Pairs};
 use super::zero::ZeroFrames;
@@ -81,27 +82,31 @@ impl Counting<'_> {
     pub(super) fn of<'a>(
         &self,
         found: impl Iterator<Item = &'a Buckets>,
+        units: &HugeUnits,
         threads: NonZeroUsize,
     ) -> Vec<Counted> {
         let mut buckets: BTreeMap<u64, Vec<_>> = BTreeMap::new();
         for (bucket, chunk) in found.flat_map(Buckets::chunks) {
             buckets.entry(bucket).or_default().push(chunk);
         }
+        for bucket in units.buckets() {
+            buckets.entry(bucket).or_default();
+        }
         if buckets.is_empty() {
             return Vec::new();
         }
         let threads = threads.get().min(buckets.len());
         let buckets = Mutex::new(buckets.into_iter().collect());
-        in_threads(threads, || self.work(&buckets))
+        in_threads(threads, || self.work(&buckets, units))
     }
 
     /// Works until no bucket is left.
-    fn work(&self, buckets: &Mutex<Vec<Bucket<'_>>>) -> Counted {
+    fn work(&self, buckets: &Mutex<Vec<Bucket<'_>>>, units: &HugeUnits) -> Counted {
         let mut table = Table::new(self.vms);
         loop {
             let next = buckets.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((bucket, candidates)) = next else { break };
-            table.bucket(self, bucket, &candidates);
+            table.bucket(self, bucket, &candidates, units.of_bucket(bucket));
         }
         let Counts { frames, sets, rest } = table.pairs.finish();
         Counted { pages: table.pages, frames, sets, rest }
@@ -119,6 +124,8 @@ struct Table {
     frames: Vec<u16>,
     /// Pages of huge pages on them, with their VM.
     not_alone: Vec<(u16, u32)>,
+    /// Huge pages that are counted page by page: position within the bucket, and VM.
+    expanded: Vec<(usize, u32)>,
     pages: Vec<FramePages>,
     pairs: Pairs,
 }
@@ -134,17 +141,21 @@ impl Table {
             zero: FrameSet::default(),
             frames: Vec::new(),
             not_alone: Vec::new(),
+            expanded: Vec::new(),
             pages: vec![FramePages::default(); vms],
             pairs: Pairs::new(vms),
         }
     }
 
-    fn bucket(&mut self, counting: &Counting<'_>, bucket: u64, lists: &[&[Candidate]]) {
+    fn bucket(&mut self, counting: &Counting<'_>, bucket: u64, lists: &[&[Candidate]], units: &[HugeUnit]) {
         let words = self.words;
         let mut repeats = match words {
             1 => self.map_in_words(counting, lists),
             _ => self.map_in_rows(counting, lists),
         };
+        if !units.is_empty() {
+            repeats |= self.map_units(counting, bucket, units);
+        }
         repeats |= self.map_huge(counting, bucket);
         self.frames.iter().for_each(|slot| _ = self.seen.insert(usize::from(*slot)));
         let some_zero = counting.zero.of_bucket(bucket, &self.seen, &mut self.zero);
@@ -166,6 +177,7 @@ impl Table {
         }
         self.frames.clear();
         self.not_alone.clear();
+        self.expanded.clear();
         self.seen.clear();
         self.zero.clear();
     }
@@ -175,11 +187,13 @@ impl Table {
     fn map_in_words(&mut self, counting: &Counting<'_>, lists: &[&[Candidate]]) -> bool {
         let bits: Vec<u64> = counting.vm_of.iter().map(|vm| vm.map_or(0, |vm| 1 << vm)).collect();
         let mut repeats = false;
+        // As long as there are slots, which spares a check for each.
+        let Ok(mapped) = <&mut [u64; BUCKET_FRAMES]>::try_from(&mut self.mapped[..]) else { return false };
         // Plain loops: this is the inner loop, and a flattened iterator is slower.
         for list in lists {
             for candidate in *list {
                 let (slot, bit) = (usize::from(candidate.slot()), bits[candidate.process()]);
-                let row = self.mapped[slot];
+                let row = mapped[slot];
                 if row == 0 && bit != 0 {
                     self.frames.push(candidate.slot());
                 }
@@ -187,7 +201,7 @@ impl Table {
                     self.mapped_again[slot] |= bit;
                     repeats = true;
                 }
-                self.mapped[slot] = row | bit;
+                mapped[slot] = row | bit;
             }
         }
         repeats
@@ -211,6 +225,66 @@ impl Table {
                 self.mapped[at] |= bit;
             }
         }
+        repeats
+    }
+
+    /// Counts huge pages that nothing else maps a part of as a whole, and records the VMs that map the others page by
+    /// page; whether one of them maps a frame more than once.
+    fn map_units(&mut self, counting: &Counting<'_>, bucket: u64, units: &[HugeUnit]) -> bool {
+        let mut in_parts = [false; BUCKET_UNITS];
+        self.frames.iter().for_each(|slot| in_parts[usize::from(*slot) / UNIT_PAGES] = true);
+        let first = bucket << BUCKET_BITS;
+        for part in counting.huge.within(first..first + BUCKET_FRAMES as u64) {
+            in_parts[(part.frame - first) as usize / UNIT_PAGES] = true;
+        }
+        let mut repeats = false;
+        let (mut row, mut again) = (vec![0u64; self.words], vec![0u64; self.words]);
+        for group in units.chunk_by(|left, right| left.frame() == right.frame()) {
+            let vms = || group.iter().filter_map(|unit| counting.vm_of[usize::from(unit.process)]);
+            if in_parts[group[0].within_bucket()] {
+                for vm in vms() {
+                    repeats |= self.expand(group[0].within_bucket(), vm);
+                }
+                continue;
+            }
+            row.fill(0);
+            again.fill(0);
+            for vm in vms() {
+                let (word, bit) = (vm as usize / 64, 1 << (vm % 64));
+                again[word] |= row[word] & bit;
+                row[word] |= bit;
+            }
+            let pages = UNIT_PAGES as u64;
+            if group.iter().any(|unit| unit.is_clean) && counting.zero.is_zero_page(group[0].frame()) {
+                vms().for_each(|vm| self.pages[vm as usize].zero += pages);
+                continue;
+            }
+            if row.iter().any(|word| *word != 0) {
+                self.pairs.add_frames(&row, pages);
+            }
+            for vm in vms() {
+                self.pages[vm as usize].self_shared += (again[vm as usize / 64] >> (vm % 64) & 1) * pages;
+            }
+        }
+        repeats
+    }
+
+    /// Records that a VM maps each frame of a huge page.
+    fn expand(&mut self, unit: usize, vm: u32) -> bool {
+        let (word, bit) = (vm as usize / 64, 1 << (vm % 64));
+        let mut repeats = false;
+        for slot in unit * UNIT_PAGES..(unit + 1) * UNIT_PAGES {
+            let row = &mut self.mapped[slot * self.words..(slot + 1) * self.words];
+            if row.iter().all(|word| *word == 0) {
+                self.frames.push(slot as u16);
+            }
+            if row[word] & bit != 0 {
+                self.mapped_again[slot * self.words + word] |= bit;
+                repeats = true;
+            }
+            row[word] |= bit;
+        }
+        self.expanded.push((unit, vm));
         repeats
     }
 
@@ -252,6 +326,9 @@ impl Table {
                 let Some(vm) = counting.vm_of[candidate.process()] else { continue };
                 count(candidate.slot(), vm);
             }
+        }
+        for (unit, vm) in &self.expanded {
+            (unit * UNIT_PAGES..(unit + 1) * UNIT_PAGES).for_each(|slot| count(slot as u16, *vm));
         }
         self.not_alone.iter().for_each(|(slot, vm)| count(*slot, *vm));
     }

@@ -1,6 +1,6 @@
 //! A set of frames of one bucket.
 
-use super::gather::BUCKET_FRAMES;
+use super::buckets::BUCKET_FRAMES;
 
 /// One bit for each frame of a bucket.
 #[derive(Clone, Debug)]

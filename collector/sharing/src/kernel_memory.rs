@@ -1,21 +1,12 @@
-//! Reading the kernel's own memory, 64 bytes at a time, through a BPF program of 25 instructions that is run
-//! but never attached (`BPF_PROG_RUN` of a `BPF_PROG_TYPE_SYSCALL` program, Linux 5.14).
-//!
-//! The program is assembled here and loaded with bpf(2) directly: the loader of the other programs first
-//! parses the kernel's types, which takes longer than a whole scan. It needs CAP_BPF and CAP_PERFMON, and a
-//! kernel that is not locked down for confidentiality.
+//! Frames and what the kernel knows of them, in its own memory, which a small BPF program reads
+//! ([`super::bpf::kernel_read`]).
 
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::libc;
-
+use super::bpf::kernel_read::KernelRead;
+pub(super) use super::bpf::kernel_read::WORDS;
 use super::pagemap::{self, read_entry};
 use huddle_host::HostRoot;
-
-/// 8-byte words per read.
-pub(super) const WORDS: usize = 8;
 
 /// Where the direct map of physical memory and the array of `struct page` begin on x86-64 when they are
 /// not randomised: with 4 and with 5 levels of page tables (Documentation/arch/x86/x86_64/mm.rst,
@@ -48,7 +39,7 @@ struct Bases {
 /// Access to the kernel's memory; closed on drop.
 #[derive(Debug)]
 pub(super) struct KernelMemory {
-    program: OwnedFd,
+    kernel: KernelRead,
     bases: Bases,
     page_bytes: u64,
 }
@@ -61,7 +52,7 @@ impl KernelMemory {
     pub(super) fn open(root: &HostRoot) -> Result<Self, String> {
         no_bases(std::env::consts::ARCH)?;
         let page_bytes = pagemap::page_bytes();
-        let mut memory = Self { program: load()?, bases: FIXED_BASES[0], page_bytes };
+        let mut memory = Self { kernel: KernelRead::open()?, bases: FIXED_BASES[0], page_bytes };
         for bases in FIXED_BASES {
             memory.bases = bases;
             if memory.is_direct_map(root)? {
@@ -79,18 +70,7 @@ impl KernelMemory {
 
     /// The words at an address; `None` if nothing is mapped.
     pub(super) fn read(&self, address: u64) -> Option<[u64; WORDS]> {
-        let mut context = Context { address, status: 0, words: [0; WORDS] };
-        let mut run = RunAttributes {
-            program: self.program.as_raw_fd() as u32,
-            context_in_bytes: size_of::<Context>() as u32,
-            context_in: (&raw mut context) as u64,
-            ..RunAttributes::default()
-        };
-        // The kernel writes the context back to the address it was read from.
-        bpf(BPF_PROG_RUN, &mut run).ok()?;
-        // SAFETY: a plain read of a local that the kernel may have written to behind the compiler's back.
-        let context = unsafe { (&raw const context).read_volatile() };
-        (context.status == 0).then_some(context.words)
+        self.kernel.read(address)
     }
 
     /// The `struct page` of a frame (64 bytes in the configuration of distributions).
@@ -141,126 +121,6 @@ impl KernelMemory {
         std::hint::black_box(&own);
         Ok(found.is_some_and(|words| words[0] == magic))
     }
-}
-
-/// Input and output of the program.
-#[repr(C)]
-struct Context {
-    address: u64,
-    /// 0, or a negative error if the address cannot be read.
-    status: i64,
-    words: [u64; WORDS],
-}
-
-/// `struct bpf_insn` (include/uapi/linux/bpf.h).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Instruction {
-    code: u8,
-    /// Destination in the lower half, source in the upper.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// The part of `union bpf_attr` that BPF_PROG_LOAD reads; all other fields are zero for the kernel.
-#[repr(C)]
-#[derive(Default)]
-struct LoadAttributes {
-    program_type: u32,
-    instructions_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_bytes: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
-}
-
-/// The part of `union bpf_attr` that BPF_PROG_RUN reads and writes.
-#[repr(C)]
-#[derive(Default)]
-struct RunAttributes {
-    program: u32,
-    result: u32,
-    data_in_bytes: u32,
-    data_out_bytes: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    context_in_bytes: u32,
-    context_out_bytes: u32,
-    context_in: u64,
-    context_out: u64,
-}
-
-const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_RUN: libc::c_int = 10;
-const BPF_PROG_TYPE_SYSCALL: u32 = 31;
-/// Programs of that type must be marked as sleepable.
-const BPF_F_SLEEPABLE: u32 = 1 << 4;
-/// `bpf_probe_read_kernel`.
-const PROBE_READ_KERNEL: i32 = 113;
-
-fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Result<libc::c_long, Errno> {
-    // SAFETY: the attributes live through the call, their size is passed, and every address in them refers to
-    // an object that lives as long and has the given size.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
-    Errno::result(result)
-}
-
-fn load() -> Result<OwnedFd, String> {
-    let program = program();
-    let mut attributes = LoadAttributes {
-        program_type: BPF_PROG_TYPE_SYSCALL,
-        instructions_count: program.len() as u32,
-        instructions: program.as_ptr() as u64,
-        // The helper is for programs under the GPL only; this program is licensed under it, in addition to
-        // our own licences.
-        license: c"Dual MIT/GPL".as_ptr() as u64,
-        flags: BPF_F_SLEEPABLE,
-        ..LoadAttributes::default()
-    };
-    let fd = bpf(BPF_PROG_LOAD, &mut attributes)
-        .map_err(|errno| format!("the kernel refused a BPF program that reads its memory ({errno})"))?;
-    // SAFETY: the kernel has just returned this descriptor, which has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
-}
-
-/// `context.status = bpf_probe_read_kernel(stack, 64, context.address); context.words = stack`.
-fn program() -> Vec<Instruction> {
-    const COPY: u8 = 0xbf;
-    const SET: u8 = 0xb7;
-    const ADD: u8 = 0x07;
-    const LOAD: u8 = 0x79;
-    const STORE: u8 = 0x7b;
-    const CALL: u8 = 0x85;
-    const EXIT: u8 = 0x95;
-    const FRAME: u8 = 10;
-    let stack = -((WORDS * 8) as i16);
-    let op = |code, to: u8, from: u8, offset, immediate| Instruction {
-        code,
-        registers: from << 4 | to,
-        offset,
-        immediate,
-    };
-    let mut program = vec![
-        op(COPY, 6, 1, 0, 0),
-        op(COPY, 1, FRAME, 0, 0),
-        op(ADD, 1, 0, 0, stack.into()),
-        op(SET, 2, 0, 0, (WORDS * 8) as i32),
-        op(LOAD, 3, 6, std::mem::offset_of!(Context, address) as i16, 0),
-        op(CALL, 0, 0, 0, PROBE_READ_KERNEL),
-        op(STORE, 6, 0, std::mem::offset_of!(Context, status) as i16, 0),
-    ];
-    for word in 0..WORDS as i16 {
-        program.push(op(LOAD, 0, FRAME, stack + 8 * word, 0));
-        program.push(op(STORE, 6, 0, std::mem::offset_of!(Context, words) as i16 + 8 * word, 0));
-    }
-    program.extend([op(SET, 0, 0, 0, 0), op(EXIT, 0, 0, 0, 0)]);
-    program
 }
 
 #[cfg(test)]

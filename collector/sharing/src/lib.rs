@@ -20,6 +20,8 @@
 //! for the other, or as shared although it was passed from one to the other. Nothing else is inexact: an
 //! unchanging host is measured exactly.
 
+mod bpf;
+mod buckets;
 pub mod content;
 mod contents;
 mod count;
@@ -27,10 +29,13 @@ pub mod events;
 mod frame_set;
 mod gather;
 mod huge;
+mod huge_units;
 mod kernel_memory;
+mod page_tables;
 mod pagemap;
 mod pairs;
 mod processes;
+mod sort;
 mod stable_tree;
 #[cfg(test)]
 mod tests;
@@ -38,18 +43,23 @@ mod zero;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharedGroups, SharingMatrix};
+use huddle_model::matrix::{FrameReading, MatrixVm, MemoryUse, Method, ReadBy, SharedGroups, SharingMatrix};
 use huddle_model::vm::Vm;
 
+use self::buckets::{Buckets, MAX_PROCESSES};
 use self::content::Sampled;
 use self::contents::Contents;
 use self::count::{Counted, Counting};
-use self::gather::{Buckets, Gathered, MAX_PROCESSES, Units};
+use self::gather::Units;
 use self::huge::{HugeParts, huge_pages};
+use self::huge_units::{HugeUnit, HugeUnits};
+use self::page_tables::{KeptTables, Trouble};
 pub use self::processes::UnmeasuredVm;
-use self::processes::{Processes, Reads};
+use self::processes::{Process, Processes, Reads};
+use self::sort::{Gathered, Sorter};
 use self::zero::ZeroFrames;
 use huddle_host::stages::StageError;
 pub use huddle_host::stages::{Measurement, Unmeasured, ZeroPages};
@@ -140,13 +150,21 @@ pub struct MergedScan {
     root: HostRoot,
     threads: NonZeroUsize,
     zero_pages: ZeroPages,
+    read_by: ReadBy,
+    tables: Arc<KeptTables>,
 }
 
 impl MergedScan {
     /// A scan on all CPUs that this process may use.
     pub fn new(root: HostRoot) -> Self {
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { root, threads, zero_pages: ZeroPages::default() }
+        Self {
+            root,
+            threads,
+            zero_pages: ZeroPages::default(),
+            read_by: ReadBy::PageTables,
+            tables: Arc::default(),
+        }
     }
 
     /// The same on a fixed number of threads.
@@ -157,6 +175,11 @@ impl MergedScan {
     /// The same with another way to find zero-filled frames.
     pub fn with_zero_pages(self, zero_pages: ZeroPages) -> Self {
         Self { zero_pages, ..self }
+    }
+
+    /// The same with another way to read which frames are mapped: page tables are only read where that is possible.
+    pub fn with_read_by(self, read_by: ReadBy) -> Self {
+        Self { read_by, ..self }
     }
 
     /// Measures exactly the regions in [`Vm::memory`].
@@ -184,11 +207,15 @@ impl MergedScan {
             });
         }
         let huge_pages = huge_pages(pagemap::page_bytes());
-        let units = Units::new(&processes.all, zero_page_frame, huge_pages);
-        let gathered = in_threads(self.threads.get().min(units.len()), || units.work());
-        let mut gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, _>>()?;
+        let sorter = Sorter { zero_page_frame, huge_pages };
+        let (mut gathered, reading, failed) = self.gather(&processes.all, sorter)?;
         let huge = gathered.iter_mut().flat_map(|gathered| std::mem::take(&mut gathered.huge));
         let huge = HugeParts::new(huge.collect());
+        let mut units = |of: fn(&mut Gathered) -> &mut Vec<HugeUnit>| {
+            HugeUnits::new(gathered.iter_mut().flat_map(|gathered| std::mem::take(of(gathered))).collect())
+        };
+        let file_units = units(|gathered| &mut gathered.huge_file_units);
+        let units = units(|gathered| &mut gathered.huge_units);
         let unmeasured = processes.check_again(&self.root, vms)?;
 
         let mut counts = vec![MemoryUse::default(); vms.len()];
@@ -219,17 +246,20 @@ impl MergedScan {
             zero: &zero,
             huge: &huge,
         };
-        let count = |of: fn(&Gathered) -> &Buckets| {
-            counting.of(gathered.iter().map(of), self.threads).into_iter().reduce(|mut sum, counted| {
-                sum.add(&counted);
-                sum
-            })
+        let count = |of: fn(&Gathered) -> &Buckets, units: &HugeUnits| {
+            counting.of(gathered.iter().map(of), units, self.threads).into_iter().reduce(
+                |mut sum, counted| {
+                    sum.add(&counted);
+                    sum
+                },
+            )
         };
         let none = || Counted::none(vms.len());
-        let mut counted = count(|gathered| &gathered.buckets).unwrap_or_else(none);
+        let mut counted = count(|gathered| &gathered.buckets, &units).unwrap_or_else(none);
         // Most hosts have no page of a file in their guests, and many VMs have many pairs.
         let has_files = counts.iter().any(|vm| vm.pages_file.is_some_and(|pages| pages > 0));
-        let of_files = has_files.then(|| count(|gathered| &gathered.file_buckets).unwrap_or_else(none));
+        let of_files =
+            has_files.then(|| count(|gathered| &gathered.file_buckets, &file_units).unwrap_or_else(none));
         if let Some(of_files) = &of_files {
             counted.add(of_files);
         }
@@ -244,7 +274,8 @@ impl MergedScan {
             vm.frames_used += shared[position][position];
             vm.pages_used = vm.pages_resident - vm.pages_zero;
         }
-        let notes = self.notes(vms, &processes, &unmeasured, zero.flags_readable());
+        let mut notes = self.notes(vms, &processes, &unmeasured, zero.flags_readable());
+        notes.extend(failed);
         let zero_pages = zero.method();
         // Every resident page of these VMs was read.
         let found = Found {
@@ -256,7 +287,37 @@ impl MergedScan {
             groups: Some(SharedGroups::of(sets, rest)),
         };
         let measured = assemble(vms, &found, None, unmeasured, notes, began);
-        Ok(Measurement { zero_pages, matrix: measured.matrix.of_pages(page::size()), ..measured })
+        let matrix = measured.matrix.of_pages(page::size()).read_by(reading);
+        Ok(Measurement { zero_pages, matrix, ..measured })
+    }
+
+    /// Reads the pages of all processes, by page tables where that is possible.
+    fn gather(
+        &self,
+        processes: &[Process],
+        sorter: Sorter,
+    ) -> Result<(Vec<Gathered>, FrameReading, Option<String>), SharingError> {
+        let mut note = None;
+        let reason = match self.read_by {
+            ReadBy::PageTables => match self.tables.gather(&self.root, processes, sorter, self.threads) {
+                Ok(gathered) => {
+                    return Ok((gathered, FrameReading { by: ReadBy::PageTables, reason: None }, None));
+                }
+                Err(Trouble::Scan(error)) => return Err(error),
+                Err(Trouble::Unavailable(reason)) => reason,
+                Err(Trouble::Failed(reason)) => {
+                    note = Some(format!(
+                        "page tables are not read any more, and pagemap is, which takes longer: {reason}"
+                    ));
+                    reason
+                }
+            },
+            ReadBy::Pagemap => "it was configured".to_owned(),
+        };
+        let units = Units::new(processes, sorter);
+        let gathered = in_threads(self.threads.get().min(units.len()), || units.work());
+        let gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, _>>()?;
+        Ok((gathered, FrameReading { by: ReadBy::Pagemap, reason: Some(reason) }, note))
     }
 
     fn notes(
@@ -352,6 +413,14 @@ fn of_stayed<T: Copy>(rows: &[Vec<T>], stayed: &[usize]) -> Vec<Vec<T>> {
 /// [`SharingError::FramesHidden`] if it does not; [`SharingError::Host`] if there is no pagemap.
 pub fn frames_visible(root: &HostRoot) -> Result<(), SharingError> {
     pagemap::frames_visible(root)
+}
+
+/// Tries out whether page tables can be read here; otherwise scans read `/proc/PID/pagemap`.
+///
+/// # Errors
+/// Why they cannot, as one clause.
+pub fn page_tables_readable(root: &HostRoot) -> Result<(), String> {
+    page_tables::try_out(root)
 }
 
 /// Runs `work` on `threads` threads, one of them this one, and returns all results.

@@ -83,13 +83,19 @@ impl Pairs {
     /// Counts one frame that the VMs of `row` map; `row` has one bit for each VM.
     #[inline]
     pub(super) fn add(&mut self, row: &[u64]) {
+        self.add_frames(row, 1);
+    }
+
+    /// Counts so many frames, each mapped by the VMs of `row`.
+    #[inline]
+    pub(super) fn add_frames(&mut self, row: &[u64], frames: u64) {
         debug_assert_eq!(row.len(), self.words);
         if self.last == row {
-            self.run += 1;
+            self.run += frames;
         } else {
             self.end_run();
             self.last.copy_from_slice(row);
-            self.run = 1;
+            self.run = frames;
         }
     }
 

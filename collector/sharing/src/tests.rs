@@ -71,6 +71,23 @@ impl Tree {
     }
 }
 
+/// Measures by pagemap and by page tables, which have to give the same.
+fn by_both(scan: &MergedScan, vms: &[Vm]) -> Result<Measurement, SharingError> {
+    let by_pagemap = scan.clone().with_read_by(ReadBy::Pagemap).measure_with(vms, ZERO_FRAME)?;
+    // Not the kernel's: nothing else is tried.
+    let fallen_back = scan.clone().measure_with(vms, ZERO_FRAME)?;
+    let reading = fallen_back.matrix.frame_reading().unwrap();
+    assert_eq!(reading.by, ReadBy::Pagemap);
+    assert!(reading.reason.is_some());
+    let scan = MergedScan { tables: Arc::new(KeptTables::of_test()), ..scan.clone() };
+    let by_tables = scan.measure_with(vms, ZERO_FRAME)?;
+    assert_eq!(by_tables.matrix.frame_reading().unwrap().by, ReadBy::PageTables);
+    assert!(by_tables.matrix.same_sharing_as(&by_pagemap.matrix), "{by_tables:#?} {by_pagemap:#?}");
+    assert_eq!(by_tables.unmeasured, by_pagemap.unmeasured);
+    assert_eq!(by_tables.notes, by_pagemap.notes);
+    Ok(by_tables)
+}
+
 fn task(pid: i32) -> TaskId {
     TaskId { id: pid, start_ticks: 50 }
 }
@@ -126,7 +143,7 @@ fn frames_pages_and_repeats_are_distinguished() {
     ];
     for threads in [1, 3] {
         let scan = tree.scan().with_threads(NonZeroUsize::new(threads).unwrap());
-        let found = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+        let found = by_both(&scan, &vms).unwrap();
         assert_eq!(
             memory(&found, 0),
             MemoryUse {
@@ -167,14 +184,14 @@ fn merged_frames_are_checked_by_content_at_each_scan() {
         [1, 2].map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 4, MemoryKind::Mergeable)]));
     tree.merged();
     let scan = tree.scan();
-    let first = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+    let first = by_both(&scan, &vms).unwrap();
     assert_eq!((memory(&first, 0).pages_zero, memory(&first, 0).frames_used), (1, 3));
     assert_eq!(first.matrix.shared_frames(0, 1), Some(3));
 
     for pid in [1, 2] {
         File::create(tree.root().proc(format!("{pid}/mem"))).unwrap().set_len(4 << 30).unwrap();
     }
-    let later = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+    let later = by_both(&scan, &vms).unwrap();
     assert_eq!(later.matrix.shared_frames(0, 1), Some(1), "42 is not KSM's");
     assert_eq!(memory(&later, 1).pages_zero, 3);
 }
@@ -188,14 +205,14 @@ fn frames_that_were_never_merged_are_not_read() {
     }
     let vms =
         [1, 2].map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 1, MemoryKind::Mergeable)]));
-    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    let found = by_both(&tree.scan(), &vms).unwrap();
     assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
     assert!(found.notes.is_empty(), "{:?}", found.notes);
     // If it may have been merged, and its content cannot be read, there is a note. The count of one process is no
     // proof: what was merged before it was forked is not in it.
     fs::write(tree.root().proc("1/ksm_merging_pages"), "0\n").unwrap();
     tree.merged();
-    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    let found = by_both(&tree.scan(), &vms).unwrap();
     assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
     assert!(found.notes[0].contains("proc/1/mem"), "{:?}", found.notes);
 }
@@ -209,10 +226,10 @@ fn the_huge_zero_page_is_zero() {
     tree.process(2, &entries);
     let vms =
         [1, 2].map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 512, 512, MemoryKind::Anonymous)]));
-    let not_zero = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    let not_zero = by_both(&tree.scan(), &vms).unwrap();
     assert_eq!(not_zero.matrix.shared_frames(0, 1), Some(512));
     tree.flags(base, 1 << 24);
-    let zero = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    let zero = by_both(&tree.scan(), &vms).unwrap();
     assert_eq!(zero.matrix.shared_frames(0, 1), Some(0));
     assert_eq!((memory(&zero, 0).pages_zero, memory(&zero, 0).frames_used), (512, 0));
 }
@@ -228,7 +245,7 @@ fn a_vm_that_ended_or_lost_its_memory_is_named_and_left_out() {
     // The pid was reused; another program was executed; no process.
     vms[0].id = TaskId { start_ticks: 49, ..task(1) }.into();
     fs::write(tree.root().proc("2/pagemap"), b"").unwrap();
-    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    let found = by_both(&tree.scan(), &vms).unwrap();
     let names: Vec<_> = found.unmeasured.iter().map(|gone| gone.vm.as_str()).collect();
     assert_eq!(names, ["vm1", "vm4", "vm2"]);
     assert_eq!(found.matrix.len(), 1);
@@ -248,7 +265,7 @@ fn a_cgroup_goes_on_without_one_of_its_processes() {
     );
     group.vmm = VmmKind::Cgroup;
     let vms = [group, vm("other", 2, vec![region(2, 100, 1, MemoryKind::Anonymous)])];
-    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    let found = by_both(&tree.scan(), &vms).unwrap();
     assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
     assert!(found.notes[0].contains("process 9 of \"group\""), "{:?}", found.notes);
 }
@@ -258,15 +275,15 @@ fn memory_claimed_twice_and_impossible_frames_are_refused() {
     let tree = Tree::new();
     tree.process(1, &[(100, PRESENT | 1 << 50)]);
     let one = |name: &str| vm(name, 1, vec![region(1, 100, 4, MemoryKind::Anonymous)]);
-    let error = tree.scan().measure_with(&[one("a"), one("b")], ZERO_FRAME).unwrap_err().to_string();
+    let error = by_both(&tree.scan(), &[one("a"), one("b")]).unwrap_err().to_string();
     assert!(error.contains("\"a\"") && error.contains("\"b\"") && error.contains("process 1"), "{error}");
-    let error = tree.scan().measure_with(&[one("a")], ZERO_FRAME).unwrap_err().to_string();
+    let error = by_both(&tree.scan(), &[one("a")]).unwrap_err().to_string();
     assert!(error.contains("/proc/1/pagemap") && error.contains("0x4000000000000"), "{error}");
 }
 
 #[test]
 fn no_vm_is_an_empty_matrix() {
-    let found = Tree::new().scan().measure_with(&[], ZERO_FRAME).unwrap();
+    let found = by_both(&Tree::new().scan(), &[]).unwrap();
     assert!(found.matrix.is_empty());
 }
 
@@ -298,7 +315,7 @@ fn many_vms_on_random_frames_agree_with_sets() {
     let vms: Vec<_> = (0..count)
         .map(|at| vm(&format!("vm{at}"), at + 1, vec![region(at + 1, 0, 40, MemoryKind::Anonymous)]))
         .collect();
-    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    let found = by_both(&tree.scan(), &vms).unwrap();
     for (i, left) in frames.iter().enumerate() {
         assert_eq!(memory(&found, i).frames_used, left.len() as u64);
         assert_eq!(memory(&found, i).self_shared_pages, left.values().filter(|n| **n > 1).sum::<u64>());
@@ -335,7 +352,7 @@ fn frames_of_the_page_cache_are_told_from_merged_ones() {
     });
     for threads in [1, 3] {
         let scan = tree.scan().with_threads(NonZeroUsize::new(threads).unwrap());
-        let found = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+        let found = by_both(&scan, &vms).unwrap();
         let matrix = &found.matrix;
         let of = |i, j| (matrix.shared_frames(i, j), matrix.shared_file_frames(i, j));
         assert_eq!(
@@ -347,7 +364,7 @@ fn frames_of_the_page_cache_are_told_from_merged_ones() {
         assert_eq!(memory(&found, 0).self_shared_pages, 2);
     }
     // Without any page of a file that is known, and costs nothing.
-    let found = tree.scan().measure_with(&vms[2..], ZERO_FRAME).unwrap();
+    let found = by_both(&tree.scan(), &vms[2..]).unwrap();
     assert_eq!(memory(&found, 0).pages_file, Some(0));
 }
 
@@ -368,8 +385,7 @@ fn pages_of_a_huge_page_that_others_map_are_shared() {
             let anonymous = |first, pages| region(pid, first, pages, MemoryKind::Anonymous);
             vec![anonymous(huge, border - huge), anonymous(border, 3000 - border)]
         };
-        let found =
-            tree.scan().measure_with(&[vm("a", 1, regions(1)), vm("b", 2, regions(2))], ZERO_FRAME).unwrap();
+        let found = by_both(&tree.scan(), &[vm("a", 1, regions(1)), vm("b", 2, regions(2))]).unwrap();
         assert_eq!(found.matrix.shared_frames(0, 1), Some(511), "{border}");
         let figures = |vm| {
             let memory = memory(&found, vm);
@@ -378,7 +394,7 @@ fn pages_of_a_huge_page_that_others_map_are_shared() {
         assert_eq!((figures(0), figures(1)), ((512, 512, 512, 0), (513, 513, 512, 2)), "{border}");
         // Both processes in one VM.
         let both = vm("c", 1, [regions(1), regions(2)].concat());
-        let found = tree.scan().measure_with(&[both], ZERO_FRAME).unwrap();
+        let found = by_both(&tree.scan(), &[both]).unwrap();
         let memory = memory(&found, 0);
         assert_eq!((memory.frames_used, memory.self_shared_pages), (513, 2 * 511 + 1), "{border}");
     }

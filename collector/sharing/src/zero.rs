@@ -13,9 +13,9 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
+use super::buckets::{BUCKET_BITS, BUCKET_FRAMES};
 use super::contents::Contents;
 use super::frame_set::FrameSet;
-use super::gather::{BUCKET_BITS, BUCKET_FRAMES};
 use super::huge::huge_pages;
 use super::pagemap::{self, flags};
 use super::stable_tree;
@@ -83,6 +83,11 @@ impl ZeroFrames {
         self.kpageflags.is_some()
     }
 
+    /// Whether a frame is of the kernel's zero page, or of its huge one.
+    pub(super) fn is_zero_page(&self, frame: u64) -> bool {
+        flags(self.kpageflags.as_ref(), frame).is_some_and(|flags| flags & FLAG_ZERO_PAGE != 0)
+    }
+
     /// Adds the zero-filled frames of a bucket to `zero`; `seen` has the mapped ones.
     pub(super) fn of_bucket(&self, bucket: u64, seen: &FrameSet, zero: &mut FrameSet) -> bool {
         let mut found = self.find_huge(bucket, seen, zero);
@@ -104,7 +109,7 @@ impl ZeroFrames {
                 continue;
             }
             let frame = bucket << BUCKET_BITS | (block * huge_frames) as u64;
-            if flags(self.kpageflags.as_ref(), frame).is_some_and(|flags| flags & FLAG_ZERO_PAGE != 0) {
+            if self.is_zero_page(frame) {
                 found = true;
                 (0..huge_frames).for_each(|at| _ = zero.insert(block * huge_frames + at));
             }

@@ -14,7 +14,7 @@ use huddle_host::limits::Limits;
 use huddle_host::users::{Users, VM_USERS};
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
-use huddle_model::matrix::Method;
+use huddle_model::matrix::{Method, ReadBy};
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::selection::{Selection, VmPattern};
 use huddle_model::trial::{Objective, TrialSettings};
@@ -225,6 +225,9 @@ pub(crate) struct SharingSettings {
     method: Option<LoopMethod>,
     /// With `events`: read all page tables again at the latest after this many rounds; at least 1. [default: 10]
     rescan_rounds: Option<u32>,
+    /// What tells which frames VMs map: `auto` reads the page tables themselves where the kernel allows it (x86-64, BPF),
+    /// and else `/proc/PID/pagemap`; `pagemap` reads always that, which takes about ten times as long. [default: `auto`]
+    read_by: Option<FramesBy>,
     /// With `content`: compare this share of the contents, drawn by their hashes; every page is read anyway, once.
     /// [default: all contents]
     sample: Option<Share>,
@@ -242,6 +245,13 @@ enum LoopMethod {
     Content,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FramesBy {
+    Auto,
+    Pagemap,
+}
+
 impl SharingSettings {
     /// The settings, with defaults for the rest.
     pub(crate) fn choice(&self) -> SharingChoice {
@@ -253,6 +263,10 @@ impl SharingSettings {
                 LoopMethod::Content => Method::Content,
             }),
             rescan_rounds: self.rescan_rounds,
+            read_by: match self.read_by {
+                None | Some(FramesBy::Auto) => None,
+                Some(FramesBy::Pagemap) => Some(ReadBy::Pagemap),
+            },
             content: ContentSettings {
                 cpu_share: self.cpu_share.unwrap_or(default.cpu_share),
                 memory_mib: self.memory_mib.map_or(default.memory_mib, NonZeroU32::get),
@@ -423,6 +437,7 @@ mod tests {
             [sharing]
             method = "events"
             rescan_rounds = 3
+            read_by = "pagemap"
             sample = 0.25
             cpu_share = 1
             memory_mib = 64
@@ -451,6 +466,7 @@ mod tests {
             (config.sharing.method, config.sharing.rescan_rounds),
             (Some(LoopMethod::Events), Some(3))
         );
+        assert_eq!(config.sharing.choice().read_by, Some(ReadBy::Pagemap));
         assert_eq!(config.sharing.sample.map(Share::get), Some(0.25));
         assert_eq!(config.sharing.cpu_share, Some(Share::ALL));
         assert_eq!(config.sharing.memory_mib, NonZeroU32::new(64));

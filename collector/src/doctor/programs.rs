@@ -32,6 +32,25 @@ pub(super) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
     }
 }
 
+/// Whether page tables can be read instead of pagemap.
+pub(super) fn try_out_page_tables(root: &HostRoot) -> Finding {
+    judge_page_tables(huddle_sharing::page_tables_readable(root), Architecture::of(root))
+}
+
+fn judge_page_tables(readable: Result<(), String>, architecture: Architecture) -> Finding {
+    const REMEDY: &str = "run huddle as root (or with CAP_BPF and CAP_PERFMON), on a kernel from 5.17 on with \
+                          CONFIG_DEBUG_INFO_BTF that is not locked down for confidentiality";
+    let item = Item { area: AREA, item: "page_tables" };
+    match readable {
+        Ok(()) => item.good("are read", "a scan reads which frames VMs map from the page tables themselves"),
+        Err(reason) => item.missing(
+            reason,
+            "a scan reads /proc/PID/pagemap instead, which takes about ten times as long and finds the same",
+            (architecture == Architecture::X86).then_some(REMEDY),
+        ),
+    }
+}
+
 /// Whether the programs of sharing method `events` attach.
 pub(super) fn try_out_events(root: &HostRoot) -> Finding {
     let started = EventsGraph::start(root.clone(), EventsConfig::default(), &*frame_changes(root.clone()));
@@ -151,6 +170,12 @@ mod tests {
         let partly = judge_events(Ok(vec!["writes of KVM guests are found late: KVM is not loaded".into()]));
         assert!(partly.state == State::Degraded && partly.value.contains("KVM is not loaded"), "{partly:?}");
         assert_eq!(judge_events(Err("no types".into())).state, State::Missing);
+        let judge_page_tables = |readable| super::judge_page_tables(readable, Architecture::X86);
+        assert_eq!(judge_page_tables(Ok(())).state, State::Good);
+        let refused = judge_page_tables(Err("no types".into()));
+        assert_eq!((refused.state, refused.value.as_str()), (State::Missing, "no types"));
+        assert!(refused.remedy.is_some());
+        assert_eq!(super::judge_page_tables(Err("not x86".into()), Architecture::Arm64).remedy, None);
         let arm = super::judge_events(Err("no faults".into()), Architecture::Arm64);
         assert!(arm.state == State::Missing && arm.remedy.is_none(), "{arm:?}");
     }

@@ -58,29 +58,35 @@ pub fn huge(count: usize) -> Option<&'static mut [u64]> {
     (kib >= count * huge_bytes / 1024).then_some(words)
 }
 
-/// A child of this process that has written to these pages of `words` and does nothing else; it ends with this value.
+/// A child of this process that has done one thing, such as to write to shared pages, and does nothing else; it ends
+/// with this value.
 #[derive(Debug)]
 pub struct Fork(nix::unistd::Pid);
 
 impl Fork {
     /// Returns once the pages are written.
     pub fn that_writes(words: &mut [u64], pages: &[usize]) -> Self {
-        let (ready, written) = nix::unistd::pipe().unwrap();
+        Self::that(|| pages.iter().for_each(|page| words[page * page_bytes() / 8 + 9] = u64::MAX))
+    }
+
+    /// One that does this first, and may allocate nothing; returns once it is done.
+    pub fn that(work: impl FnOnce()) -> Self {
+        let (ready, done) = nix::unistd::pipe().unwrap();
         // SAFETY: the child only writes to memory and a pipe, and waits: nothing there needs another thread.
         match unsafe { nix::unistd::fork() }.unwrap() {
             nix::unistd::ForkResult::Child => {
                 let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-                for page in pages {
-                    words[page * page_bytes() / 8 + 9] = u64::MAX;
-                }
-                let _ = nix::unistd::write(&written, &[1]);
+                work();
+                let _ = nix::unistd::write(&done, &[1]);
                 loop {
                     nix::unistd::pause();
                 }
             }
             nix::unistd::ForkResult::Parent { child } => {
+                // So that the end of the child is the end of what can be read.
+                drop(done);
                 let mut byte = [0];
-                assert_eq!(nix::unistd::read(&ready, &mut byte), Ok(1));
+                assert_eq!(nix::unistd::read(&ready, &mut byte), Ok(1), "the child has ended");
                 Self(child)
             }
         }

@@ -12,6 +12,8 @@
 )]
 
 mod content;
+mod kinds_of_memory;
+mod reference;
 mod run;
 mod sharing;
 mod tenant;
@@ -35,6 +37,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let trials = [
         sharing::trials(),
+        kinds_of_memory::trials(),
         content::trials(),
         unmerged::trials(),
         run::trials(),

@@ -1,18 +1,17 @@
 //! The sharing scan against known truth.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
-use huddle_model::matrix::{MemoryUse, SharedGroup, SharedGroups};
+use huddle_model::matrix::{MemoryUse, ReadBy};
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
-use huddle_sharing::{Measurement, MergedScan, ZeroPages, frames_visible};
+use huddle_sharing::{MergedScan, frames_visible};
 use libtest_mimic::Trial;
 
+use crate::reference::{assert_is_reference, check_reading, measure, memory, reference, scans};
 use crate::tenant::Tenant;
 use crate::trial;
 use huddle_testing::ksm::Ksm;
@@ -45,99 +44,6 @@ fn merged(ksm: &Ksm, tenants: &[(&str, String)]) -> (Vec<Tenant>, Vec<Vm>) {
 
 fn scan() -> MergedScan {
     MergedScan::new(HostRoot::real())
-}
-
-fn measure(vms: &[Vm]) -> Measurement {
-    let found = scan().measure(vms).unwrap();
-    if found.zero_pages == Some(ZeroPages::ByContent) {
-        println!("KSM's stable tree cannot be read on this kernel: the content of each merged frame is read");
-    }
-    let by_content = scan().with_zero_pages(ZeroPages::ByContent).measure(vms).unwrap();
-    assert_eq!(found.matrix.vms(), by_content.matrix.vms(), "by the stable tree, and by content");
-    for i in 0..vms.len() {
-        for j in 0..vms.len() {
-            assert_eq!(found.matrix.shared_frames(i, j), by_content.matrix.shared_frames(i, j));
-        }
-    }
-    assert!(
-        found.unmeasured.is_empty() && found.notes.is_empty(),
-        "{:?} {:?}",
-        found.unmeasured,
-        found.notes
-    );
-    found
-}
-
-fn memory(found: &Measurement, vm: usize) -> MemoryUse {
-    found.matrix.vms()[vm].memory.unwrap()
-}
-
-/// The same figures in the simplest way: page by page, every content read, plain sets.
-struct Reference {
-    memory: Vec<MemoryUse>,
-    frames: Vec<BTreeSet<u64>>,
-}
-
-fn reference(vms: &[Vm]) -> Reference {
-    let kpageflags = File::open("/proc/kpageflags").unwrap();
-    let word = |file: &File, at: u64| {
-        let mut bytes = [0; 8];
-        file.read_exact_at(&mut bytes, at * 8).unwrap();
-        u64::from_ne_bytes(bytes)
-    };
-    let page_size = page_bytes() as u64;
-    let mut reference = Reference { memory: Vec::new(), frames: Vec::new() };
-    for vm in vms {
-        let mut pages_on: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut memory = MemoryUse { pages_file: Some(0), ..MemoryUse::default() };
-        for region in &vm.memory {
-            let process = region.process.unwrap();
-            let pagemap = File::open(format!("/proc/{process}/pagemap")).unwrap();
-            let mem = File::open(format!("/proc/{process}/mem")).unwrap();
-            for page in region.start / page_size..region.end / page_size {
-                let entry = word(&pagemap, page);
-                if entry >> 63 == 0 {
-                    continue;
-                }
-                memory.pages_resident += 1;
-                *memory.pages_file.as_mut().unwrap() += entry >> 61 & 1;
-                let frame = entry & ((1 << 55) - 1);
-                let flags = word(&kpageflags, frame);
-                let mut content = vec![0; page_bytes()];
-                mem.read_exact_at(&mut content, page * page_size).unwrap();
-                let alone = entry >> 56 & 1 == 1;
-                let merged_zero = flags >> 21 & 1 == 1 && !alone && content.iter().all(|byte| *byte == 0);
-                if flags >> 24 & 1 == 1 || merged_zero {
-                    memory.pages_zero += 1;
-                } else {
-                    memory.pages_used += 1;
-                    *pages_on.entry(frame).or_default() += 1;
-                }
-            }
-        }
-        memory.frames_used = pages_on.len() as u64;
-        memory.self_shared_pages = pages_on.values().filter(|pages| **pages > 1).sum();
-        reference.memory.push(memory);
-        reference.frames.push(pages_on.into_keys().collect());
-    }
-    reference
-}
-
-fn assert_is_reference(found: &Measurement, vms: &[Vm]) {
-    let reference = reference(vms);
-    for i in 0..vms.len() {
-        assert_eq!(memory(found, i), reference.memory[i], "{}", vms[i].name);
-        for j in (0..vms.len()).filter(|j| *j != i) {
-            let both = reference.frames[i].intersection(&reference.frames[j]).count() as u64;
-            assert_eq!(found.matrix.shared_frames(i, j), Some(both), "{} {}", vms[i].name, vms[j].name);
-        }
-    }
-    let mut vms_of: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-    for (vm, frames) in (0..).zip(&reference.frames) {
-        frames.iter().for_each(|frame| vms_of.entry(*frame).or_default().push(vm));
-    }
-    let sets = vms_of.into_values().map(|vms| SharedGroup { vms, frames: 1 });
-    assert_eq!(found.matrix.shared_groups(), Some(&SharedGroups::of(sets, 0)));
 }
 
 fn two_three_and_four_ways() {
@@ -326,31 +232,39 @@ fn measuring_changes_nothing() {
     let (_tenants, vms) =
         merged(&ksm, &[("a", "set:1:500,zeros:0:50".into()), ("b", "set:1:500,zeros:0:50".into())]);
     let before = reference(&vms).frames;
-    let scan = scan();
-    let first = scan.measure(&vms).unwrap();
-    let second = scan.measure(&vms).unwrap();
-    assert_eq!(reference(&vms).frames, before);
-    assert_eq!(first.matrix.shared_frames(0, 1), Some(500));
-    assert_eq!(second.matrix.shared_frames(0, 1), Some(500));
-    assert_eq!(memory(&first, 0), memory(&second, 0));
+    for scan in scans() {
+        let first = scan.measure(&vms).unwrap();
+        let second = scan.measure(&vms).unwrap();
+        assert_eq!(reference(&vms).frames, before);
+        assert_eq!(first.matrix.shared_frames(0, 1), Some(500));
+        assert_eq!(second.matrix.shared_frames(0, 1), Some(500));
+        assert_eq!(memory(&first, 0), memory(&second, 0));
+    }
 }
 
 /// Cached facts of a scan must not be used for frames that have changed.
 fn after_pages_were_unmerged() {
     let ksm = Ksm::start();
     let (tenants, vms) = merged(&ksm, &[("a", "set:1:300".into()), ("b", "set:1:300".into())]);
-    let scan = scan();
-    assert_eq!(scan.measure(&vms).unwrap().matrix.shared_frames(0, 1), Some(300));
+    let scans = scans();
+    let assert_shared = |frames| {
+        for scan in &scans {
+            assert_eq!(scan.measure(&vms).unwrap().matrix.shared_frames(0, 1), Some(frames));
+        }
+    };
+    assert_shared(300);
     // Everything unmerged: the old frames are free, and may become merged frames of other content.
     ksm.set("run", "2");
-    assert_eq!(scan.measure(&vms).unwrap().matrix.shared_frames(0, 1), Some(0));
+    assert_shared(0);
     drop(tenants);
     ksm.set("run", "1");
     let (_tenants, vms) = merged(&ksm, &[("c", "zeros:0:300".into()), ("d", "zeros:0:300".into())]);
-    let found = scan.measure(&vms).unwrap();
-    assert_eq!(found.matrix.shared_frames(0, 1), Some(0));
-    assert_eq!(memory(&found, 0).pages_zero, 300);
-    assert_is_reference(&found, &vms);
+    for scan in &scans {
+        let found = scan.measure(&vms).unwrap();
+        assert_eq!(found.matrix.shared_frames(0, 1), Some(0));
+        assert_eq!(memory(&found, 0).pages_zero, 300);
+        assert_is_reference(&found, &vms);
+    }
 }
 
 fn tenant_ends_before_the_scan() {
@@ -358,11 +272,13 @@ fn tenant_ends_before_the_scan() {
     let spec = || "set:1:100".to_owned();
     let (mut tenants, vms) = merged(&ksm, &[("a", spec()), ("b", spec()), ("c", spec())]);
     tenants[1].end();
-    let found = scan().measure(&vms).unwrap();
-    assert_eq!(found.unmeasured.len(), 1);
-    assert_eq!(found.unmeasured[0].vm, "b");
-    assert_eq!(found.matrix.len(), 2);
-    assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
+    for scan in scans() {
+        let found = scan.measure(&vms).unwrap();
+        assert_eq!(found.unmeasured.len(), 1);
+        assert_eq!(found.unmeasured[0].vm, "b");
+        assert_eq!(found.matrix.len(), 2);
+        assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
+    }
 }
 
 /// Whenever it ends, it is either measured or named, and the others are right.
@@ -370,13 +286,23 @@ fn tenant_ends_during_the_scan() {
     let ksm = Ksm::start();
     let spec = || "set:1:100".to_owned();
     let (_tenants, vms) = merged(&ksm, &[("a", spec()), ("b", spec())]);
+    let scans = [ReadBy::PageTables, ReadBy::Pagemap].into_iter().zip(scans());
+    for (by, scan) in scans {
+        tenant_ends_during(&scan, by, &vms);
+    }
+}
+
+fn tenant_ends_during(scan: &MergedScan, by: ReadBy, vms: &[Vm]) {
     let mut vanished = 0;
+    // The first scan finds out how to read page tables.
+    check_reading(&scan.measure(vms).unwrap(), by);
     for round in 0..40 {
         let mut short = Tenant::start("short", "set:2:60000,read:0:60000");
-        let all = [vms.clone(), vec![short.vm()]].concat();
+        let all = [vms.to_vec(), vec![short.vm()]].concat();
         short.begin_end();
         std::thread::sleep(Duration::from_micros(round * 50));
-        let found = scan().measure(&all).unwrap();
+        let found = scan.measure(&all).unwrap();
+        check_reading(&found, by);
         assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
         if found.unmeasured.is_empty() {
             let memory = memory(&found, 2);
@@ -386,7 +312,7 @@ fn tenant_ends_during_the_scan() {
             vanished += 1;
         }
     }
-    assert!(vanished > 0, "it never ended in time");
+    assert!(vanished > 0, "it never ended in time, by {by}");
 }
 
 fn frames_hidden() {

@@ -106,6 +106,7 @@ pub(super) fn read(text: &str) -> Result<MatrixFile, MatrixFileError> {
         duration_ms: None,
         coverage: None,
         page_size: PageSize::default(),
+        frame_reading: None,
     };
     Ok(MatrixFile { matrix, notes: note.into_iter().collect() })
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::csv::{self, MatrixFile};
-use super::{BadGroups, Cells, MatrixVm, MemoryUse, Method, SharedGroups, SharingMatrix};
+use super::{
+    BadGroups, Cells, FrameReading, MatrixVm, MemoryUse, Method, ReadBy, SharedGroups, SharingMatrix,
+};
 use crate::id::{Owner, TaskId, Uuid, VmId, VmKind, XenDomainId};
 use crate::page_size::PageSize;
 
@@ -166,6 +168,8 @@ struct File {
     duration_ms: Option<f64>,
     coverage: Option<f64>,
     page_bytes: Option<PageSize>,
+    read_by: Option<ReadBy>,
+    read_by_reason: Option<String>,
     rate_error: Option<Vec<Vec<f64>>>,
     shared_groups: Option<SharedGroups>,
     rate_low: Option<Vec<Vec<f64>>>,
@@ -193,6 +197,8 @@ pub struct MatrixParts {
     pub coverage: Option<f64>,
     /// The size of its frames.
     pub page_size: PageSize,
+    /// How they were read; `None` where it is not known.
+    pub frame_reading: Option<FrameReading>,
 }
 
 impl FileVm {
@@ -277,6 +283,10 @@ impl Serialize for SharingMatrix {
             coverage: Option<f64>,
             page_bytes: PageSize,
             #[serde(skip_serializing_if = "Option::is_none")]
+            read_by: Option<ReadBy>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            read_by_reason: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             rate_error: &'a Option<Vec<Vec<f64>>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             shared_groups: &'a Option<SharedGroups>,
@@ -296,6 +306,8 @@ impl Serialize for SharingMatrix {
             duration_ms: self.duration_ms,
             coverage: self.coverage,
             page_bytes: self.page_size,
+            read_by: self.frame_reading.as_ref().map(|reading| reading.by),
+            read_by_reason: self.frame_reading.as_ref().and_then(|reading| reading.reason.as_deref()),
             rate_error: &self.cells.rate_error,
             shared_groups: &self.cells.groups,
             rate_low: end(0),
@@ -416,6 +428,7 @@ impl SharingMatrix {
             duration_ms: file.duration_ms,
             coverage: file.coverage,
             page_size: file.page_bytes.unwrap_or_default(),
+            frame_reading: file.read_by.map(|by| FrameReading { by, reason: file.read_by_reason }),
         })?;
         let ends = match (file.rate_low, file.rate_high) {
             (Some(low), Some(high)) => Some([low, high]),
@@ -485,6 +498,7 @@ impl SharingMatrix {
             duration_ms: parts.duration_ms,
             coverage: parts.coverage,
             page_size: parts.page_size,
+            frame_reading: parts.frame_reading,
         };
         match parts.groups {
             Some(groups) => Ok(matrix.try_with_groups(groups)?),

@@ -70,6 +70,9 @@ fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
     let vms = matrix.vms();
     let columns: Vec<VmColumns> = vms.iter().map(VmColumns::from).collect();
     let method = matrix.method().to_string();
+    let reading = matrix.frame_reading();
+    let read_by = reading.map(|reading| reading.by.to_string());
+    let read_by_reason = reading.and_then(|reading| reading.reason.clone());
     let measured_in_us = matrix.duration_ms().map(|ms| (ms * 1000.0).round() as u64);
     let ordered = (0..vms.len()).flat_map(|i| (0..vms.len()).map(move |j| (i, j))).filter(|(i, j)| i != j);
     ordered
@@ -93,6 +96,8 @@ fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
             method: method.clone(),
             measured_in_us,
             coverage: matrix.coverage(),
+            read_by: read_by.clone(),
+            read_by_reason: read_by_reason.clone(),
         })
         .collect()
 }

@@ -52,9 +52,17 @@ impl HostBackend {
         Discoverer::new(self.root.clone(), self.discover.clone())
     }
 
-    fn sharing_source(&self) -> Box<dyn SharingSource + Send> {
+    fn scan(&self) -> MergedScan {
         let scan = MergedScan::new(self.root.clone());
-        let SharingChoice { method, rescan_rounds, content } = self.sharing;
+        match self.sharing.read_by {
+            Some(by) => scan.with_read_by(by),
+            None => scan,
+        }
+    }
+
+    fn sharing_source(&self) -> Box<dyn SharingSource + Send> {
+        let scan = self.scan();
+        let SharingChoice { method, rescan_rounds, content, read_by: _ } = self.sharing;
         match method {
             Some(Method::Content) => Box::new(HostContents(ContentScan::new(self.root.clone(), content))),
             Some(Method::Events) => {
@@ -177,7 +185,7 @@ impl Backend for HostBackend {
     ) -> Result<Measurement, BackendError> {
         let measured = match method {
             Method::Content => ContentScan::new(self.root.clone(), content).measure(vms),
-            Method::Merged | Method::Events | Method::File => MergedScan::new(self.root.clone()).measure(vms),
+            Method::Merged | Method::Events | Method::File => self.scan().measure(vms),
         };
         measured.map_err(|error| match error {
             SharingError::FramesHidden { .. } | SharingError::MemoryHidden { .. } => {

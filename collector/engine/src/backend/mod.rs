@@ -15,7 +15,7 @@ use huddle_host::stages::{
     HostSource, Measurement, Observer, PageMerger, PassTrigger, SharingSource, StageError, VmSource,
 };
 use huddle_model::availability::Availability;
-use huddle_model::matrix::Method;
+use huddle_model::matrix::{Method, ReadBy};
 use huddle_model::schema::EventFact;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
@@ -59,6 +59,8 @@ pub struct SharingChoice {
     pub method: Option<Method>,
     /// Method `events`: rounds from one full reading to the next.
     pub rescan_rounds: Option<u32>,
+    /// Methods `merged` and `events`: how frames are read; `None` for page tables where that is possible.
+    pub read_by: Option<ReadBy>,
     /// Method `content`: its limits.
     pub content: ContentSettings,
 }

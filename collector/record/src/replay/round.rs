@@ -14,9 +14,10 @@ use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::id::{TaskId, VcpuId, VmId, VmRef};
+use huddle_model::kind::UnknownKind;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{
-    MatrixParts, MatrixVm, MemoryUse, Method, SharedGroup, SharedGroups, SharingMatrix,
+    FrameReading, MatrixParts, MatrixVm, MemoryUse, Method, SharedGroup, SharedGroups, SharingMatrix,
 };
 use huddle_model::page_size::PageSize;
 use huddle_model::pinning::{PinOutcome, Pinning};
@@ -54,8 +55,17 @@ pub(super) struct Pairs {
     vms: Vec<(String, VmColumns)>,
     positions: HashMap<String, usize>,
     cells: Vec<PairCells>,
-    /// Method, duration and coverage, from the first row.
-    about: Option<(String, Option<u64>, Option<f64>)>,
+    /// From the first row.
+    about: Option<About>,
+}
+
+/// How a matrix was measured.
+struct About {
+    method: String,
+    measured_in_us: Option<u64>,
+    coverage: Option<f64>,
+    read_by: Option<String>,
+    read_by_reason: Option<String>,
 }
 
 /// What one VM, by position, shares with another.
@@ -95,7 +105,13 @@ impl Pairs {
         );
         let SharingRow { shared_frames, shared_file_frames, rate, .. } = row;
         self.cells.push(PairCells { vm: i, other: j, shared_frames, shared_file_frames, rate });
-        self.about.get_or_insert((row.method, row.measured_in_us, row.coverage));
+        self.about.get_or_insert(About {
+            method: row.method,
+            measured_in_us: row.measured_in_us,
+            coverage: row.coverage,
+            read_by: row.read_by,
+            read_by_reason: row.read_by_reason,
+        });
     }
 
     /// Rows come row by row of the matrix, so the first row names all VMs in their order.
@@ -386,13 +402,23 @@ fn matrix(
     pairs.cells.iter().for_each(|cells| rate[cells.vm][cells.other] = cells.rate);
     let shared_frames = pairs.frames(|cells| cells.shared_frames);
     let shared_file_frames = pairs.frames(|cells| cells.shared_file_frames);
-    let (method, measured_in_us, coverage) = match pairs.about {
-        Some((method, measured_in_us, coverage)) => match method.parse() {
-            Ok(method) => (method, measured_in_us, coverage),
-            Err(error) => return not_recorded(&format!("how sharing was measured in this round: {error}")),
-        },
+    let unknown =
+        |error: UnknownKind| not_recorded(&format!("how sharing was measured in this round: {error}"));
+    let (method, measured_in_us, coverage, frame_reading) = match pairs.about {
+        Some(about) => {
+            let method = match about.method.parse() {
+                Ok(method) => method,
+                Err(error) => return unknown(error),
+            };
+            let by = match about.read_by.map(|by| by.parse()).transpose() {
+                Ok(by) => by,
+                Err(error) => return unknown(error),
+            };
+            let reading = by.map(|by| FrameReading { by, reason: about.read_by_reason });
+            (method, about.measured_in_us, about.coverage, reading)
+        }
         // One VM alone has no row that names it.
-        None => (Method::File, None, None),
+        None => (Method::File, None, None, None),
     };
     let vms: Vec<MatrixVm> =
         pairs.vms.into_iter().map(|(name, columns)| matrix_vm(name, columns, vms)).collect();
@@ -408,6 +434,7 @@ fn matrix(
         duration_ms: measured_in_us.map(|us| us as f64 / 1000.0),
         coverage,
         page_size,
+        frame_reading,
     };
     match SharingMatrix::from_parts(parts) {
         Ok(matrix) => Availability::Available(matrix),

@@ -8,9 +8,10 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 
 use super::super::SharingError;
-use super::super::gather::{READ_BYTES, read_entries};
+use super::super::gather::read_entries;
 use super::super::pagemap::{self, ENTRY_BYTES, Entry};
 use super::super::processes::{Process, Processes, Region};
+use super::super::sort::READ_BYTES;
 use huddle_host::{HostError, HostRoot};
 
 /// Pages of a process read at once: few enough to be still in the second-level cache when they are hashed.

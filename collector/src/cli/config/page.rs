@@ -149,6 +149,7 @@ fn of_path(path: &syn::Path, field: &str) -> String {
         "Policy" => names(&Policy::ALL.map(Policy::name)),
         "Objective" => names(&Objective::ALL.map(Objective::name)),
         "LoopMethod" => names(&["merged", "events", "content"]),
+        "FramesBy" => names(&["auto", "pagemap"]),
         "AffinityKind" => names(&["hard", "soft"]),
         "VmPattern" => "pattern".into(),
         "VmEntry" | "Limits" => "table".into(),

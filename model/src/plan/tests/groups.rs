@@ -181,6 +181,7 @@ fn the_order_of_many_vms_plays_no_part() {
             duration_ms: None,
             coverage: None,
             page_size: Default::default(),
+            frame_reading: None,
         };
         let matrix = SharingMatrix::from_parts(parts).unwrap();
         for (policy, first) in [Policy::Opposed, Policy::Sharing].into_iter().zip(&mut first) {

@@ -45,6 +45,10 @@ rows! {
         measured_in_us: Option<u64>, "us";
         /// Share (0 to 1) of the resident pages that was read; of a sample, of the contents that were compared; null if the matrix lacks it.
         coverage: Option<f64>, "fraction";
+        /// What told which frames the VMs map: page_tables or pagemap; null where no frames were read, or the matrix lacks it.
+        read_by: Option<String>, "none";
+        /// Why page tables were not read; null where they were, or no frames were.
+        read_by_reason: Option<String>, "none";
     }
 
     /// One VM of a group of VMs that map the same frames, in one round; none where only pairs were counted.
