@@ -1,5 +1,5 @@
-//! The caches of an ARM64 host as ACPI describes them: a table of processors (PPTT) that takes the place of QEMU's, which
-//! has no caches. The caches are those of [`super::device_tree`].
+//! The caches of an ARM64 host as ACPI describes them: a table of processors (PPTT) that takes the place of QEMU's,
+//! which has no caches. The caches are those of [`super::device_tree`].
 
 use super::device_tree::{L1, L2, L3, LINE_BYTES, PER_DOMAIN, Size};
 
@@ -9,8 +9,8 @@ pub(super) const SOURCE: &str = include_str!("processor_table.rs");
 /// The table's path in the initramfs (Documentation/admin-guide/acpi/initrd_table_override.rst, Linux 6.18).
 pub(super) const PATH: &str = "kernel/firmware/acpi/PPTT.aml";
 
-/// A table only takes the place of one with the same names and a lower revision (drivers/acpi/tables.c); QEMU's has these
-/// names and revision 1 (include/hw/acpi/aml-build.h).
+/// A table only takes the place of one with the same names and a lower revision (drivers/acpi/tables.c); QEMU's has
+/// these names and revision 1 (include/hw/acpi/aml-build.h).
 const NAMES: &[u8; 14] = b"BOCHS BXPC    ";
 const REVISION: u32 = 2;
 
@@ -19,7 +19,8 @@ const PACKAGE: u32 = 1;
 const ID_IS_VALID: u32 = 1 << 1;
 const LEAF: u32 = 1 << 3;
 
-/// 5.2.29.2: all properties of a cache are valid; and its attributes: which kind, each with allocation on reads and writes.
+/// 5.2.29.2: all properties of a cache are valid; and its attributes: which kind, each with allocation on reads and
+/// writes.
 const ALL_VALID: u32 = 0x7f;
 const ALLOCATES: u8 = 0b10;
 const DATA: u8 = ALLOCATES;

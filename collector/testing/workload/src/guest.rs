@@ -166,8 +166,8 @@ pub fn instructions(turns: u32) -> u64 {
 
 #[cfg(target_arch = "x86_64")]
 mod code {
-    //! In real mode; a slice ends with a write to a port (Intel SDM, volume 2). Data segments reach beyond 64 KiB, which
-    //! the processor allows once their limit is set.
+    //! In real mode; a slice ends with a write to a port (Intel SDM, volume 2). Data segments reach beyond 64 KiB,
+    //! which the processor allows once their limit is set.
 
     use super::{Context, VcpuFd, VmFd};
     use kvm_ioctls::VcpuExit;
