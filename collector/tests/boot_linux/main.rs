@@ -1,5 +1,6 @@
 //! Tests on hosts in QEMU: ARM64 with a PMU that counts what is known (one instruction is one cycle is one nanosecond, as
-//! long as no other processor runs), with pages of 4 KiB and of 16 KiB, and x86 with a real KVM. `cargo xtask host KIND
+//! long as no other processor runs), with pages of 4 KiB and of 16 KiB, or with caches that ACPI describes, and x86 with
+//! a real KVM. `cargo xtask host KIND
 //! --make-only` makes the images, `cargo xtask test` the programs as well. What is missing is reported, and counts as
 //! ignored, except in CI (`CI=true`), where it fails.
 //!

@@ -2,6 +2,7 @@
 
 use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
+use huddle_model::text::counted;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
@@ -188,7 +189,7 @@ fn history(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
         }
         _ => String::new(),
     };
-    let title = format!(" history of {} rounds{span} ('{}' = n/a) ", points.len(), theme.gap());
+    let title = format!(" history of {}{span} ('{}' = n/a) ", counted(points.len(), "round"), theme.gap());
     let inner = canvas.rule(area, &title);
     type Figure = fn(&crate::app::KsmPoint) -> u64;
     let figures: [(&str, Figure); 2] =
