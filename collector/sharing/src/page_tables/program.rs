@@ -101,8 +101,9 @@ struct Walk {
     done: Label,
 }
 
-/// The program for a map with this descriptor; the functions are `bpf_rcu_read_lock` and `bpf_rcu_read_unlock`.
-pub(super) fn program(map: i32, rcu_functions: Option<[u32; 2]>) -> Option<Assembled> {
+/// The program for a map with this descriptor; the functions are `bpf_rcu_read_lock` and `bpf_rcu_read_unlock`. Each
+/// table is copied `copies` times: more than once gives a test more time in which the kernel may free it.
+pub(super) fn program(map: i32, rcu_functions: Option<[u32; 2]>, copies: u32) -> Option<Assembled> {
     let mut code = Assembler::default();
     let [next_turn, again, done, turn, out] = std::array::from_fn(|_| code.label());
     let mut walk = Walk { code, next_turn, again, done };
@@ -128,7 +129,7 @@ pub(super) fn program(map: i32, rcu_functions: Option<[u32; 2]>) -> Option<Assem
     walk.code.load(Register::R9, Register::R2, KEPT_OUTPUT);
     let [lock, unlock] = rcu_functions.map_or([None; 2], |functions| functions.map(Some));
     walk.call_kernel(lock);
-    walk.turn();
+    walk.turn(copies);
     walk.code.place(again);
     walk.load(Register::R1, offset_of!(Context, again));
     walk.code.number(Operation::Add, Register::R1, 1);
@@ -161,7 +162,7 @@ impl Walk {
     }
 
     /// One block.
-    fn turn(&mut self) {
+    fn turn(&mut self, copies: u32) {
         // Read by the code of five levels, which with four is never reached.
         let (entry, address) = on_stack(LEVEL_5);
         self.code.number(Operation::Set, Register::R1, 0);
@@ -193,7 +194,7 @@ impl Walk {
         self.code.jump_if(Register::R0, If::AnyBit, HUGE as i32, page_2);
         self.absent_to(absent_2);
         self.descend();
-        self.copy_table();
+        (0..copies).for_each(|_| self.copy_table());
         self.code.number(Operation::Set, Register::R8, 0);
         self.code.jump(mapped);
         self.code.place(page_3);
