@@ -1,11 +1,11 @@
 //! The program that walks page tables of x86-64 and copies those of the last level.
 //!
 //! A run takes at most [`TURNS`] turns of a loop (`bpf_loop`, Linux 5.17), each for the next 2 MiB: it reads one entry
-//! of each upper level, passes over what is not mapped, and otherwise notes the entry, and copies the table behind it if
-//! it has one. Then all entries on the way are read again. If one changed, what was copied may be anything, and the
+//! of each upper level, passes over what is not mapped, and otherwise notes the entry, and copies the table behind it
+//! if it has one. Then all entries on the way are read again. If one changed, what was copied may be anything, and the
 //! turn is taken again. That check is what makes a copy one of this table at this address. Where the kernel has
-//! `bpf_rcu_read_lock` (Linux 6.2), a turn is taken under it: since Linux 6.15 (CONFIG_PT_RECLAIM) x86 frees tables only
-//! after a grace period, and without that it costs nothing. Before, a table that is freed meanwhile has first been
+//! `bpf_rcu_read_lock` (Linux 6.2), a turn is taken under it: since Linux 6.15 (CONFIG_PT_RECLAIM) x86 frees tables
+//! only after a grace period, and without that it costs nothing. Before, a table that is freed meanwhile has first been
 //! taken out of the entry above it.
 //!
 //! Source of the format of entries: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3A, 4.5;
