@@ -3,12 +3,14 @@
 //! programs of the last are behind [`huddle_host::stages::FrameChanges`], which `huddle-observe` implements.
 //!
 //! # Method `merged`
-//! Definitions are those of [`huddle_model::matrix`]. It reads `/proc/PID/pagemap`, once, and changes
-//! nothing. The scan has two phases, each on all threads:
-//! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one page,
-//!    one frame. So is a page on the kernel's zero page. Every other page is added, as 4 bytes, to the
-//!    bucket of its frame. What may be a huge page, where bit 56 can be wrong, is remembered with 16 bytes
-//!    ([`huge`]). Then the zero-filled merged frames are determined ([`zero`]).
+//! Definitions are those of [`huddle_model::matrix`]. It reads page tables, once, and changes nothing. The scan has
+//! two phases, each on all threads:
+//! 1. [`page_tables`] copies page tables where the kernel allows it; otherwise [`gather`] reads `/proc/PID/pagemap`.
+//!    A page that is alone on its frame (it can be written in a private mapping; bit 56 of a pagemap) is only counted:
+//!    one page, one frame. So is a page on the kernel's zero page. Every other page is added, as 4 bytes, to the
+//!    bucket of its frame ([`sort`], [`buckets`]), and a huge page that may be shared as one unit ([`huge_units`]).
+//!    What may be a huge page in a pagemap, where bit 56 can be wrong, is remembered with 16 bytes ([`huge`]). Then
+//!    the zero-filled merged frames are determined ([`zero`]).
 //! 2. [`count`] processes the buckets one by one: which VMs map each frame, and from that the frames of each
 //!    VM and of each pair ([`pairs`]).
 //!

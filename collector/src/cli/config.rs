@@ -226,7 +226,7 @@ pub(crate) struct SharingSettings {
     /// With `events`: read all page tables again at the latest after this many rounds; at least 1. [default: 10]
     rescan_rounds: Option<u32>,
     /// What tells which frames VMs map: `auto` reads the page tables themselves where the kernel allows it (x86-64, BPF),
-    /// and else `/proc/PID/pagemap`; `pagemap` reads always that, which takes about ten times as long. [default: `auto`]
+    /// and else `/proc/PID/pagemap`; `pagemap` reads always that, which takes 2 to 12 times as long. [default: `auto`]
     read_by: Option<FramesBy>,
     /// With `content`: compare this share of the contents, drawn by their hashes; every page is read anyway, once.
     /// [default: all contents]

@@ -45,7 +45,7 @@ fn judge_page_tables(readable: Result<(), String>, architecture: Architecture) -
         Ok(()) => item.good("are read", "a scan reads which frames VMs map from the page tables themselves"),
         Err(reason) => item.missing(
             reason,
-            "a scan reads /proc/PID/pagemap instead, which takes about ten times as long and finds the same",
+            "a scan reads /proc/PID/pagemap instead, which takes 2 to 12 times as long and finds the same",
             (architecture == Architecture::X86).then_some(REMEDY),
         ),
     }

@@ -472,7 +472,7 @@ mod tests {
     #[test]
     fn other_versions_are_rejected_by_name_even_if_the_rest_differs() {
         for (text, word) in [
-            (r#"{"schema":"huddle/manifest/1","schema_version":7,"new":1}"#, "schema version 7"),
+            (r#"{"schema":"huddle/manifest/1","schema_version":999,"new":1}"#, "schema version 999"),
             (r#"{"schema":"huddle/manifest/1","schema_version":0}"#, "schema version 0"),
             (r#"{"schema":"huddle/manifest/2","schema_version":1}"#, "\"huddle/manifest/2\""),
             (r#"{"schema":"huddle/manifest/1","schema_version":2}"#, "missing field"),

@@ -81,7 +81,7 @@ impl PageTables {
         let refused = |errno| format!("the kernel refused the BPF program that walks page tables ({errno})");
         let output = MappedArray::create(threads.max(1), OUTPUT_BYTES).map_err(refused)?;
         let load = |rcu_functions| {
-            let program = program::program(output.descriptor(), rcu_functions);
+            let program = program::program(output.descriptor(), rcu_functions, 1);
             Program::load("huddle_tables", &program.ok_or(Errno::EINVAL)?)
         };
         // Some kernels have the functions, and let no program call them that was compiled without tags of types.
@@ -93,10 +93,10 @@ impl PageTables {
         Ok(tables)
     }
 
-    /// The same, as on a kernel without functions of RCU.
+    /// The same, as on a kernel without functions of RCU, and with tables copied so many times.
     #[cfg(test)]
-    pub(super) fn without_rcu(mut self) -> Self {
-        let program = program::program(self.output.descriptor(), None).unwrap();
+    pub(super) fn without_rcu(mut self, copies: u32) -> Self {
+        let program = program::program(self.output.descriptor(), None, copies).unwrap();
         self.program = Program::load("huddle_tables", &program).unwrap();
         self
     }
@@ -302,7 +302,7 @@ mod tests {
         let types = btf::kernel_types(&File::open("/sys/kernel/btf/vmlinux").unwrap()).unwrap();
         let output = MappedArray::create(1, OUTPUT_BYTES).unwrap();
         for functions in [types.rcu_functions, None] {
-            let program = program::program(output.descriptor(), functions).unwrap();
+            let program = program::program(output.descriptor(), functions, 1).unwrap();
             let mut log = vec![0; 1 << 20];
             let loaded = Program::load_with_log("huddle_tables", &program, &mut log);
             assert!(loaded.is_ok(), "{loaded:?} {}", String::from_utf8_lossy(&log));

@@ -53,7 +53,7 @@ impl Walk for OfPagemaps<'_> {
                     entry.is_present() && !entry.is_file_or_shared() && entry.frame() == frame
                 });
             if is_huge {
-                // Pagemap says of all its pages what is true of the first: the entry cannot be written if others map any.
+                // Pagemap says of all its pages what is true of the first. If others map any, none can be written.
                 each(
                     first * page_bytes(),
                     Block::Huge { entry: PRESENT | HUGE | frame << 12, pages: HUGE_PAGES },

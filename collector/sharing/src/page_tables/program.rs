@@ -1,11 +1,12 @@
 //! The program that walks page tables of x86-64 and copies those of the last level.
 //!
-//! A run takes at most [`TURNS`] turns of a loop (`bpf_loop`, Linux 5.17), each for the next 2 MiB: it reads one entry of each upper level, passes over
-//! what is not mapped, and otherwise notes the entry, and copies the table behind it if it has one. Then all entries on
-//! the way are read again. If one changed, what was copied may be anything, and the turn is taken again. That check is
-//! what makes a copy one of this table at this address. Where the kernel has `bpf_rcu_read_lock` (Linux 6.2), a turn
-//! is taken under it: since Linux 6.15 (CONFIG_PT_RECLAIM) x86 frees tables only after a grace period, and without
-//! that it costs nothing. Before, a table that is freed meanwhile has first been taken out of the entry above it.
+//! A run takes at most [`TURNS`] turns of a loop (`bpf_loop`, Linux 5.17), each for the next 2 MiB: it reads one entry
+//! of each upper level, passes over what is not mapped, and otherwise notes the entry, and copies the table behind it
+//! if it has one. Then all entries on the way are read again. If one changed, what was copied may be anything, and the
+//! turn is taken again. That check is what makes a copy one of this table at this address. Where the kernel has
+//! `bpf_rcu_read_lock` (Linux 6.2), a turn is taken under it: since Linux 6.15 (CONFIG_PT_RECLAIM) x86 frees tables
+//! only after a grace period, and without that it costs nothing. Before, a table that is freed meanwhile has first been
+//! taken out of the entry above it.
 //!
 //! Source of the format of entries: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3A, 4.5;
 //! arch/x86/include/asm/pgtable_types.h, Linux 6.18.
@@ -101,8 +102,9 @@ struct Walk {
     done: Label,
 }
 
-/// The program for a map with this descriptor; the functions are `bpf_rcu_read_lock` and `bpf_rcu_read_unlock`.
-pub(super) fn program(map: i32, rcu_functions: Option<[u32; 2]>) -> Option<Assembled> {
+/// The program for a map with this descriptor; the functions are `bpf_rcu_read_lock` and `bpf_rcu_read_unlock`. Each
+/// table is copied `copies` times: more than once gives a test more time in which the kernel may free it.
+pub(super) fn program(map: i32, rcu_functions: Option<[u32; 2]>, copies: u32) -> Option<Assembled> {
     let mut code = Assembler::default();
     let [next_turn, again, done, turn, out] = std::array::from_fn(|_| code.label());
     let mut walk = Walk { code, next_turn, again, done };
@@ -128,7 +130,7 @@ pub(super) fn program(map: i32, rcu_functions: Option<[u32; 2]>) -> Option<Assem
     walk.code.load(Register::R9, Register::R2, KEPT_OUTPUT);
     let [lock, unlock] = rcu_functions.map_or([None; 2], |functions| functions.map(Some));
     walk.call_kernel(lock);
-    walk.turn();
+    walk.turn(copies);
     walk.code.place(again);
     walk.load(Register::R1, offset_of!(Context, again));
     walk.code.number(Operation::Add, Register::R1, 1);
@@ -161,7 +163,7 @@ impl Walk {
     }
 
     /// One block.
-    fn turn(&mut self) {
+    fn turn(&mut self, copies: u32) {
         // Read by the code of five levels, which with four is never reached.
         let (entry, address) = on_stack(LEVEL_5);
         self.code.number(Operation::Set, Register::R1, 0);
@@ -193,7 +195,7 @@ impl Walk {
         self.code.jump_if(Register::R0, If::AnyBit, HUGE as i32, page_2);
         self.absent_to(absent_2);
         self.descend();
-        self.copy_table();
+        (0..copies).for_each(|_| self.copy_table());
         self.code.number(Operation::Set, Register::R8, 0);
         self.code.jump(mapped);
         self.code.place(page_3);

@@ -1,8 +1,8 @@
 //! How the pages of a region are read, which depends on what is mapped there now.
 //!
 //! An anonymous page that more than one entry maps can be written through none of them (`wp_page_copy` and
-//! `copy_present_ptes` in mm/memory.c, `replace_page` in mm/ksm.c, Linux 6.18), nor can a page of the page cache through
-//! a private mapping. So in private mappings a page that can be written is alone on its frame. In shared mappings
+//! `copy_present_ptes` in mm/memory.c, `replace_page` in mm/ksm.c, Linux 6.18), nor can a page of the page cache
+//! through a private mapping. So in private mappings a page that can be written is alone on its frame. In shared mappings
 //! nothing of that kind is known, but two processes map the same pages there only if they map the same file.
 
 use std::collections::BTreeMap;
