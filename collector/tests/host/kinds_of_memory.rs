@@ -82,7 +82,7 @@ impl Map {
     fn write(self, pages: std::ops::Range<usize>, value: u64) {
         for page in pages {
             // SAFETY: within the mapping, which nothing else refers to.
-            unsafe { self.at(page).cast::<u64>().as_ptr().write_volatile(value << 32 | page as u64 + 1) };
+            unsafe { self.at(page).cast::<u64>().as_ptr().write_volatile((value << 32) | (page as u64 + 1)) };
         }
     }
 

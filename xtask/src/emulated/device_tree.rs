@@ -95,7 +95,7 @@ fn processors(smp: &str) -> anyhow::Result<u32> {
     let number = smp.split(',').next().unwrap_or_default();
     let number: u32 = number.parse().with_context(|| format!("-smp {smp} does not begin with a number"))?;
     ensure!(
-        number > 0 && number % PER_DOMAIN == 0,
+        number > 0 && number.is_multiple_of(PER_DOMAIN),
         "{number} processors do not share caches by {PER_DOMAIN}"
     );
     Ok(number)
