@@ -1,7 +1,7 @@
 //! The first half of a scan by page tables, which a BPF program copies as they are: 8 bytes a page, where
 //! `/proc/PID/pagemap` computes for each page how often it is mapped.
 //!
-//! [`kernel`] finds the tables and runs the [`program`] that walks them; [`btf`] knows the kernel's types. [`spans`]
+//! [`kernel`] finds the tables and runs the [`program`] that walks them; [`btf`] knows the kernel's types. [`mod@spans`]
 //! says what an entry means, which depends on what is mapped there, and [`gather`] counts and sorts pages as the scan
 //! by pagemap does. [`check`] compares a sample with pagemap in each scan.
 //!
