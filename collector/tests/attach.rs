@@ -243,7 +243,7 @@ fn commands_are_done_and_answered() {
     // What was found stays, and is not sent again.
     assert_eq!(round["vms"], "unchanged");
     assert!(round["matrix"]["unchanged"].is_object() && round["topology"] == "unchanged", "{round}");
-    assert!(viewer.answer()["ok"].as_str().unwrap().contains("were undone"));
+    assert!(viewer.answer()["ok"].as_str().unwrap().contains("undone"));
     assert_eq!(cpus(vm.pid()), before);
     assert!(viewer.command(&json!("apply"))["ok"].is_string());
     viewer.write(&json!({"set_policy": "opposed"}));

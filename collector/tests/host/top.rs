@@ -262,7 +262,7 @@ fn watches() {
     terminal.keys(&["n", "R"]);
     terminal.shows("Undo all pinning?");
     terminal.keys(&["y"]);
-    terminal.shows("were undone");
+    terminal.shows("undone;");
     assert_eq!(cpus(tenants[0].pid()), before);
     terminal.keys(&["p", "Down", "Enter"]);
     terminal.shows("Change the policy");

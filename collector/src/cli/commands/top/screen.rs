@@ -217,8 +217,8 @@ mod tests {
             "planned by policy none from now on, but pinning failed and is tried again in the next round";
         assert_eq!(notice(Err(sentence.into())), (Tone::Warning, sentence.to_owned()));
         assert_eq!(
-            notice(Ok("2 changes were undone".into())),
-            (Tone::Done, "2 changes were undone".to_owned())
+            notice(Ok("2 changes undone".into())),
+            (Tone::Done, "2 changes undone".to_owned())
         );
     }
 }

@@ -125,9 +125,10 @@ fn beside_pinned() {
 }
 
 fn guest_and_host() {
-    // Long enough that what the host does for a slice is little beside it.
-    let turns = 10_000_000;
-    let (slices, warm) = (10, 2);
+    // Shorter than the time between two ticks of the host, whose work is counted with the guest's and is not for it; and
+    // long enough that what the host does for a slice is little beside it.
+    let turns = 1_500_000;
+    let (slices, warm) = (40, 2);
     let guest = Guest { vcpus: 1, turns, slices: None, sleep_us: 0, pages: 4, seed: 1, commands: None };
     let vm = Vm::new(&guest).unwrap();
     let mut vcpu = vm.vcpu(0).unwrap();
@@ -135,12 +136,17 @@ fn guest_and_host() {
     let mut of_guest = PerfGroup::open(OWN, &events(&[INSTRUCTIONS]), Scope::GuestOnly);
     let mut of_both = PerfGroup::open(OWN, &events(&[INSTRUCTIONS]), Scope::HostAndGuest);
     let mut read = || [&mut of_guest, &mut of_both].map(|group| counts(&group.read().unwrap())[0]);
-    let before = read();
-    (0..slices).for_each(|_| vcpu.slice().unwrap());
-    let after = read();
-    let right = slices * guest::instructions(turns);
-    let [in_guest, both] = [after[0] - before[0], after[1] - before[1]];
-    assert_near(in_guest, right, 0.005, "instructions in the guest");
-    assert!(both > in_guest, "the host does something, too: {both}");
-    assert_near(both, right, 0.005, "instructions in the guest and for it");
+    let right = guest::instructions(turns);
+    let (mut in_guests, mut least) = (0, u64::MAX);
+    for _ in 0..slices {
+        let before = read();
+        vcpu.slice().unwrap();
+        let after = read();
+        let [in_guest, both] = [after[0] - before[0], after[1] - before[1]];
+        assert!(both > in_guest, "the host does something, too: {both}");
+        in_guests += in_guest;
+        least = least.min(both);
+    }
+    assert_near(in_guests, slices * right, 0.005, "instructions in the guest");
+    assert_near(least, right, 0.005, "instructions in the guest and for it, in the slice without a tick");
 }
