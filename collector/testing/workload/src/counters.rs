@@ -35,5 +35,21 @@ pub fn take_all(thread: i32) -> anyhow::Result<Vec<Counter>> {
     Ok(taken)
 }
 
+/// Counts the instructions of a thread outside of guests, in user space and in the kernel.
+///
+/// # Errors
+/// The processor cannot.
+pub fn instructions_of_host(thread: i32) -> anyhow::Result<Counter> {
+    let mut builder = Builder::new(Hardware::INSTRUCTIONS);
+    builder
+        .observe_pid(thread)
+        .any_cpu()
+        .enabled(true)
+        .exclude_guest(true)
+        .exclude_kernel(false)
+        .exclude_hv(false);
+    builder.build().context("instructions outside of guests cannot be counted")
+}
+
 /// More than any processor has for one thread.
 const MOST: usize = 32;

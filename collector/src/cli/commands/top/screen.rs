@@ -216,9 +216,6 @@ mod tests {
         let sentence =
             "planned by policy none from now on, but pinning failed and is tried again in the next round";
         assert_eq!(notice(Err(sentence.into())), (Tone::Warning, sentence.to_owned()));
-        assert_eq!(
-            notice(Ok("2 changes undone".into())),
-            (Tone::Done, "2 changes undone".to_owned())
-        );
+        assert_eq!(notice(Ok("2 changes undone".into())), (Tone::Done, "2 changes undone".to_owned()));
     }
 }
