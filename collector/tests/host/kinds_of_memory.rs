@@ -1,16 +1,16 @@
 //! The sharing scan on every kind of memory, and on what can happen to it: by page tables and by pagemap alike.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process::Command;
 use std::ptr::NonNull;
 
 use huddle_host::limits::Limits;
 use huddle_host::maps::{maps_text, parse_maps};
 use huddle_host::{HostRoot, task};
-use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vm};
 use huddle_sharing::Measurement;
 use huddle_testing::memory::{Fork, huge};
 use huddle_testing::output::say;
@@ -19,6 +19,7 @@ use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect};
 
 use crate::reference::{assert_is_reference, measure, memory};
+use crate::tenant::process_vm;
 use crate::trial;
 
 const PAGE: usize = 4096;
@@ -103,7 +104,7 @@ impl Map {
         unsafe { mprotect(self.at(pages.start), pages.len() * PAGE, access) }.unwrap();
     }
 
-    fn region(self, process: huddle_model::vm::TaskId) -> GuestRegion {
+    fn region(self, process: TaskId) -> GuestRegion {
         let start = self.start.as_ptr() as u64;
         let end = start + (self.pages * PAGE) as u64;
         GuestRegion { process: Some(process), start, end, kind: self.kind }
@@ -112,23 +113,7 @@ impl Map {
 
 fn vm(name: &str, pid: i32, maps: &[Map]) -> Vm {
     let process = task::process(&HostRoot::real(), pid).unwrap().id;
-    vm_of(name, process, maps.iter().map(|map| map.region(process)).collect())
-}
-
-fn vm_of(name: &str, process: huddle_model::vm::TaskId, memory: Vec<GuestRegion>) -> Vm {
-    Vm {
-        name: name.into(),
-        id: process.into(),
-        uuid: None,
-        vmid: None,
-        owner: None,
-        vmm: VmmKind::Process,
-        vcpus: Vec::new(),
-        memory,
-        allowed_cpus: CpuSet::default(),
-        left_out: Vec::new(),
-        cannot_merge: Vec::new(),
-    }
+    process_vm(name, process, maps.iter().map(|map| map.region(process)).collect())
 }
 
 /// Measures this process and a child by every way.
@@ -208,7 +193,7 @@ fn split_huge_pages() {
     assert_eq!(shared(&check(&[map], &child)), (frames, 0));
     // The same twice in one VM.
     let parent = vm("parent", std::process::id() as i32, &[map]);
-    let both = vm_of(
+    let both = process_vm(
         "both",
         parent.process().unwrap(),
         [parent.memory, vm("child", child.pid(), &[map]).memory].concat(),
@@ -236,11 +221,41 @@ fn huge_zero_page() {
     assert_eq!(shared(&found), (0, 0));
 }
 
-fn in_swap() {
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap();
-    if swaps.lines().count() < 2 {
-        return say("skipped: this host has no swap");
+/// Swap in a file, for as long as this lives.
+struct Swap(tempfile::NamedTempFile);
+
+impl Swap {
+    fn on() -> Result<Self, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // Written, since a file with holes is refused.
+        std::io::copy(&mut std::io::repeat(0).take(64 << 20), &mut file.as_file()).unwrap();
+        for program in ["mkswap", "swapon"] {
+            let output = Command::new(program).arg(file.path()).output();
+            let output = output.map_err(|error| format!("{program} does not run: {error}"))?;
+            if !output.status.success() {
+                return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            }
+        }
+        Ok(Self(file))
     }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let off = Command::new("swapoff").arg(self.0.path()).status();
+        assert!(
+            off.is_ok_and(|status| status.success()),
+            "{} is still used for swap",
+            self.0.path().display()
+        );
+    }
+}
+
+fn in_swap() {
+    let _swap = match Swap::on() {
+        Ok(swap) => swap,
+        Err(reason) => return say(&format!("skipped: {reason}")),
+    };
     let map = Map::written(3000);
     let child = Fork::that(|| map.write(0..1000, 2));
     map.advise(500..2000, MmapAdvise::MADV_PAGEOUT);
@@ -439,7 +454,7 @@ fn whole_processes() {
                 (Some(_), true) => MemoryKind::SharedFile,
             },
         });
-        vm_of(["first", "second"][at], process, memory.collect())
+        process_vm(["first", "second"][at], process, memory.collect())
     });
     let found = measure(&vms);
     assert_is_reference(&found, &vms);

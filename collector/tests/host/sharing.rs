@@ -5,14 +5,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use huddle_host::{HostRoot, task};
-use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::{MemoryUse, ReadBy};
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm};
 use huddle_sharing::{MergedScan, frames_visible};
 use libtest_mimic::Trial;
 
 use crate::reference::{assert_is_reference, check_reading, measure, memory, reference, scans};
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, process_vm};
 use crate::trial;
 use huddle_testing::ksm::Ksm;
 use huddle_testing::memory::{Fork, huge, huge_page_pages, page_bytes};
@@ -173,19 +172,7 @@ fn forks_with_huge_pages() {
             kind: MemoryKind::Anonymous,
         };
         // Two regions, with a border within the first huge page.
-        Vm {
-            name: name.into(),
-            id: process.into(),
-            uuid: None,
-            vmid: None,
-            owner: None,
-            vmm: VmmKind::Process,
-            vcpus: Vec::new(),
-            memory: vec![region(0, border), region(border, bytes)],
-            allowed_cpus: CpuSet::default(),
-            left_out: Vec::new(),
-            cannot_merge: Vec::new(),
-        }
+        process_vm(name, process, vec![region(0, border), region(border, bytes)])
     };
     for (written, shared) in
         [(&[][..], all), (&[0], all - 1), (&[5], all - 1), (&[0, huge, huge + 1, 4 * huge - 1], all - 4)]

@@ -195,7 +195,8 @@ impl Thread<'_> {
             Block::Huge { entry, .. } if is_huge_there(entry) => {
                 let frame = self.units.mask.huge_frame(entry, pages);
                 let mut at = from;
-                while at < to {
+                // An error ends it: what follows must not hide it.
+                while at < to && self.error.is_none() {
                     let next = (at + 1).next_multiple_of(HUGE_PAGES).min(to);
                     self.huge(span, page + at, next - at, frame + at, entry);
                     at = next;
