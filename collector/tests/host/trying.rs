@@ -32,11 +32,16 @@ fn opposed() {
     let [proposal, _, reason] = &ran.recorded.words[kept];
     assert!(proposal.starts_with("policy paper moves 2 vCPUs"), "{proposal}");
     assert!(reason.starts_with("at least 3.0 % better"), "{reason}");
-    let [Some(expected), Some(observed), Some(low), Some(high), Some(blocks)] = ran.recorded.changes[kept]
-    else {
+    let [Some(expected), Some(observed), low, high, Some(blocks)] = ran.recorded.changes[kept] else {
         panic!("{:?}", ran.recorded.changes)
     };
-    assert!(expected > 0 && low > 0 && low <= observed && observed <= high, "{:?}", ran.recorded.changes);
+    assert!(expected > 0 && observed > 0, "{:?}", ran.recorded.changes);
+    // The evidence may be there before the interval has ends, which it has from 8 blocks on.
+    match (low, high) {
+        (Some(low), Some(high)) => assert!(0 < low && low <= observed && observed <= high, "{low} {high}"),
+        (None, None) => assert!(blocks < 8, "{:?}", ran.recorded.changes),
+        _ => panic!("an interval with one end: {:?}", ran.recorded.changes),
+    }
     assert!((6..=40).contains(&blocks), "{blocks}");
 }
 
