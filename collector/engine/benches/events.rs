@@ -1,9 +1,9 @@
 //! What it costs to keep the matrix current by events, against measuring it afresh, and how far off it is.
 //!
-//! `cargo bench --profile dev -p huddle-engine --bench events -- [--gib N] [--vms N] [--rounds N]`, as
-//! root. Tenants are processes that this program starts from itself. Pairs of them share a quarter of
+//! `cargo bench --profile dev -p huddle-engine --bench events -- [--gib N] [--vms N] [--rounds N]
+//! [--percent N]`, as root. Tenants are processes that this program starts from itself. Pairs of them share a quarter of
 //! their memory, merged by KSM (its settings are changed meanwhile and put back). Each round they rewrite
-//! 1 % of the merged pages, spread evenly: every other one alike in both of a pair, so that KSM merges it
+//! N % (1 by default) of the merged pages, spread evenly: every other one alike in both of a pair, so that KSM merges it
 //! again, the rest with what nobody else has. Then
 //! 1. `after writes`: the graph is brought up to date, and compared with a fresh scan;
 //! 2. `after KSM's pass`: the same once KSM has seen everything.
@@ -39,8 +39,6 @@ use nix::time::ClockId;
 const PAGE: usize = 4096;
 /// Merged pages, of all.
 const SHARED_PERCENT: usize = 25;
-/// One of this many merged pages is rewritten each round.
-const REWRITE_EVERY: usize = 100;
 const LIMIT_COST: f64 = 0.1;
 const LIMIT_DRIFT: f64 = 0.01;
 
@@ -53,14 +51,16 @@ fn main() {
     let number = |name: &str, default: usize| option(name).map_or(default, |text| text.parse().unwrap());
     let (gib, rounds) = (number("--gib", 12), number("--rounds", 5));
     let vms = number("--vms", 4).next_multiple_of(2);
+    // One of this many merged pages is rewritten each round.
+    let rewrite_every = 100 / number("--percent", 1).clamp(1, 50);
     if let Some(reason) = ksm::missing() {
         println!("events cannot be measured here: {reason}");
         std::process::exit(3);
     }
-    measure(gib, vms, rounds);
+    measure(gib, vms, rounds, rewrite_every);
 }
 
-fn measure(gib: usize, count: usize, rounds: usize) {
+fn measure(gib: usize, count: usize, rounds: usize, rewrite_every: usize) {
     let pages = (gib << 30) / PAGE / count / 512 * 512;
     let shared = pages * SHARED_PERCENT / 100;
     let ksm = ksm::Ksm::start();
@@ -96,11 +96,11 @@ fn measure(gib: usize, count: usize, rounds: usize) {
         let kept = graph.bring_up_to_date().unwrap().measurement.matrix;
         let programs_before = graph.cost();
         let migrated_before = migrated();
-        tenants.iter_mut().for_each(|tenant| tenant.rewrite(round));
+        tenants.iter_mut().for_each(|tenant| tenant.rewrite(round, rewrite_every));
         let (written, update) = timed(|| graph.bring_up_to_date().unwrap());
         assert_eq!(update.stale, None);
         assert!(
-            update.changes.write_faults as usize >= count * shared / REWRITE_EVERY,
+            update.changes.write_faults as usize >= count * shared / rewrite_every,
             "{:?}",
             update.changes
         );
@@ -113,7 +113,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
         let (cost, runs) = (graph.cost(), graph.cost().runs - programs_before.runs);
         let programs_ns = (cost.run_ns - programs_before.run_ns) as f64;
         assert_eq!(update.stale, None);
-        assert!(update.changes.merges as usize >= count * shared / REWRITE_EVERY / 2, "{:?}", update.changes);
+        assert!(update.changes.merges as usize >= count * shared / rewrite_every / 2, "{:?}", update.changes);
         let (full, fresh) = timed(|| scan.measure(&vms).unwrap().matrix);
         let drift = Drift::between(&update.measurement.matrix, &fresh).unwrap();
         let not_updated = Drift::between(&kept, &fresh).unwrap();
@@ -139,7 +139,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     }
     let (again, found) = timed(|| graph.baseline(&vms).unwrap());
     baselines.push(again * 1e3);
-    let rewritten = count * shared / REWRITE_EVERY;
+    let rewritten = count * shared / rewrite_every;
     println!(
         "{gib} GiB in {count} tenants, {} pages merged, {rewritten} of them rewritten a round, {rounds} rounds; median [min to max]\n",
         count * shared
@@ -264,8 +264,8 @@ impl Tenant {
         assert_eq!(line.trim(), word);
     }
 
-    fn rewrite(&mut self, round: usize) {
-        writeln!(self.input, "{round}").unwrap();
+    fn rewrite(&mut self, round: usize, rewrite_every: usize) {
+        writeln!(self.input, "{round} {rewrite_every}").unwrap();
         self.input.flush().unwrap();
         self.expect("written");
     }
@@ -301,9 +301,11 @@ fn tenant(args: &[String]) -> ! {
     unsafe { madvise(map, shared * PAGE, MmapAdvise::MADV_MERGEABLE) }.unwrap();
     println!("ready");
     for line in std::io::stdin().lines() {
-        let round: usize = line.unwrap().trim().parse().unwrap();
+        let line = line.unwrap();
+        let numbers: Vec<usize> = line.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        let [round, rewrite_every] = numbers[..] else { unreachable!("the lines are our own") };
         // Other pages each round, so that each time they are merged ones.
-        for (at, page) in (round % REWRITE_EVERY..shared).step_by(REWRITE_EVERY).enumerate() {
+        for (at, page) in (round % rewrite_every..shared).step_by(rewrite_every).enumerate() {
             let seed = if at % 2 == 0 { group as u64 } else { own };
             words[page * PAGE / 8] = ((seed + 1) << 32) + page as u64;
             words[page * PAGE / 8 + 1] = round as u64 + 1;
