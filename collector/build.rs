@@ -6,7 +6,6 @@ fn main() {
         "tui",
         "ebpf/abi",
         "ebpf/huddle.bpf.o",
-        "ebpf/events.bpf.o",
         "collector/host",
         "collector/sharing",
         "collector/observe",

@@ -5,7 +5,6 @@ fn main() {
         "model",
         "ebpf/abi",
         "ebpf/huddle.bpf.o",
-        "ebpf/events.bpf.o",
         "collector/host",
         "collector/sharing",
         "collector/observe",

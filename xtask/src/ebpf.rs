@@ -18,8 +18,10 @@ const LINKER_VERSION: &str = "0.13.0";
 /// The feature of the linker that names the major version of LLVM in [`TOOLCHAIN`].
 const LINKER_LLVM: &str = "llvm-22";
 const TARGET: &str = "bpfel-unknown-none";
-/// The objects, below the root of the repository, each with the name of its binary.
-const OBJECTS: [(&str, &str); 2] = [("ebpf/huddle.bpf.o", "huddle"), ("ebpf/events.bpf.o", "events")];
+/// The object, below the root of the repository.
+const OBJECT: &str = "ebpf/huddle.bpf.o";
+/// The name of its binary.
+const BINARY: &str = "huddle";
 /// Names a directory for the linker, so that several checkouts can use one.
 const TOOLS_VARIABLE: &str = "HUDDLE_EBPF_TOOLS";
 
@@ -41,10 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let linker =
         linker(&root, &sysroot).context("the pinned tools of the BPF object are not available here")?;
     let built = build(&root, &sysroot, &linker)?;
-    for (object, binary) in OBJECTS {
-        keep_or_compare(arguments, &root.join(object), &built.join(binary))?;
-    }
-    Ok(())
+    keep_or_compare(arguments, &root.join(OBJECT), &built.join(BINARY))
 }
 
 fn keep_or_compare(arguments: &Arguments, object: &Path, built: &Path) -> Result<()> {

@@ -11,7 +11,6 @@ pub mod attach;
 pub mod backend;
 pub mod command;
 mod drive;
-mod events_sharing;
 mod host_stages;
 pub mod publish;
 mod reader_thread;
@@ -25,7 +24,7 @@ use std::time::Duration;
 use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
-use huddle_model::observation::{Observation, ProgramCost};
+use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
 use huddle_model::plan::{NamedVms, Plan, PlanLimits, Policy};
 use huddle_model::text::plain;
@@ -36,7 +35,6 @@ use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 use self::reader_thread::ReaderThread;
 pub use drive::{RunEnd, RunOptions, SHORTEST_WINDOW, WITHOUT_PASSES, run};
-pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
 
@@ -96,8 +94,6 @@ pub struct Memory {
     in_force: Arc<Assignment>,
     /// Why the last plan moved nothing yet.
     waiting: Option<String>,
-    /// What the BPF programs of the sharing stage had cost at the last window.
-    sharing_cost: ProgramCost,
     /// Everything published so far.
     view: Option<View>,
     /// Reads the host, so that the end need not wait for it.

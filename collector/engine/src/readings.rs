@@ -10,7 +10,7 @@ use huddle_host::stages::{HostSource, Measurement, StageError};
 use huddle_model::availability::Availability;
 use huddle_model::event::EventKind;
 use huddle_model::matrix::SharingMatrix;
-use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
+use huddle_model::observation::Observation;
 use huddle_model::plan::{Applied, Plan, PlanInput, PlanLimits, PlanVm, Policy};
 use huddle_model::text::counted;
 use huddle_model::topology::Topology;
@@ -45,9 +45,6 @@ const NO_GRACE: Duration = Duration::ZERO;
 
 /// The last window is still read when the loop is stopped, if that takes no longer than this.
 const LAST_WINDOW: Duration = Duration::from_millis(250);
-
-/// Name of the BPF programs of the sharing stage, taken together, in windows.
-const SHARING_PROGRAMS: &str = "sharing_events";
 
 impl Engine {
     /// Reads something of the host; `None` if the loop is stopped meanwhile.
@@ -215,21 +212,7 @@ impl Engine {
         self.memory.has_abandoned_observer |= seen.is_none();
         let seen = seen?;
         let placed_in = self.memory.view.as_ref().map_or(0, |view| view.round.number);
-        let reader = &mut self.memory.reader;
-        let sharing_cost = reader
-            .run(NO_GRACE, &mut self.sharing, Box::new(Abandoned), |sharing| sharing.programs_cost())
-            .flatten();
-        let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
-        let seen = seen.map(|mut seen| {
-            seen.programs.extend(sharing_cost.map(|now| ProgramObservation {
-                name: SHARING_PROGRAMS.to_owned(),
-                cost: Availability::Available(ProgramCost {
-                    runs: now.runs.saturating_sub(before.runs),
-                    run_ns: now.run_ns.saturating_sub(before.run_ns),
-                }),
-            }));
-            Observation { round: placed_in, ..seen }
-        });
+        let seen = seen.map(|seen| Observation { round: placed_in, ..seen });
         let at = self.moment();
         if self.trials.is_none() {
             return Some(seen.map(Arc::new));

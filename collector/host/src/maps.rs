@@ -51,6 +51,26 @@ pub struct MappingFlags {
     pub huge_tlb: bool,
 }
 
+/// Tells the flags of mappings without a walk of page tables, which smaps costs.
+pub trait FlagSource: std::fmt::Debug + Send + Sync {
+    /// Fills in the flags of all mappings of a process, which are those that its `maps` had just now, in order.
+    ///
+    /// # Errors
+    /// Some were not found, and smaps has to be read.
+    fn fill(&self, pid: i32, mappings: &mut [Mapping]) -> Result<(), FlagsError>;
+}
+
+/// Why there are no flags.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlagsError {
+    /// There will never be any on this host, for this reason.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The process has ended, or its mappings are others by now.
+    #[error("the mappings have changed")]
+    Changed,
+}
+
 impl Mapping {
     /// Length in bytes.
     pub fn len_bytes(&self) -> u64 {

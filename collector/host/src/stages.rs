@@ -9,7 +9,7 @@ use std::time::Duration;
 use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::SharingMatrix;
-use huddle_model::observation::{Observation, ProgramCost, ReportObservation};
+use huddle_model::observation::{Observation, ReportObservation};
 use huddle_model::plan::{MergingState, Plan};
 use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
@@ -74,11 +74,6 @@ pub struct Measurement {
 pub trait SharingSource {
     /// The matrix of `vms`; those that end meanwhile or may not be read are left out and named.
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError>;
-
-    /// What BPF programs of its own cost so far, all together; `None` where it has none.
-    fn programs_cost(&self) -> Option<ProgramCost> {
-        None
-    }
 }
 
 /// Merges what VMs have in common, where the hypervisor leaves that to whoever asks (Xen's memory sharing; KSM
@@ -93,72 +88,6 @@ pub trait PageMerger {
     /// Gives every page a frame of its own again; what could not be undone stays in the journal.
     fn undo(&mut self) -> UndoReport;
 }
-
-/// A change to the page tables of a process that is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameChange {
-    /// What happened.
-    pub kind: FrameChangeKind,
-    /// The number under which the process is watched.
-    pub process: u32,
-    /// Address in the process, in bytes.
-    pub address: u64,
-}
-
-/// Kinds of changes to page tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameChangeKind {
-    /// The page is on this merged frame now.
-    Merged {
-        /// Number of the frame.
-        frame: u64,
-    },
-    /// The page is on the kernel's zero page now.
-    MergedWithZeroPage,
-    /// The page was written to, and so has a frame of its own.
-    WriteFault,
-    /// The page has left this merged frame.
-    Left {
-        /// Number of the frame.
-        frame: u64,
-    },
-    /// Something changed from `address` on.
-    Range {
-        /// One past the last byte.
-        end: u64,
-    },
-}
-
-/// Tells which pages of watched processes move to or from merged frames, as it happens.
-pub trait FrameChanges: Send {
-    /// Tells of the pages of this process from now on, by `number` ([`FrameChange::process`]).
-    ///
-    /// # Errors
-    /// There is no room for another process.
-    fn watch(&mut self, tgid: u32, number: u32) -> Result<(), StageError>;
-    /// Tells no more of this process.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    fn forget(&mut self, tgid: u32) -> Result<(), StageError>;
-    /// Hands out the changes that wait, in the order in which they happened, and takes them away.
-    fn drain(&mut self, take: &mut dyn FnMut(FrameChange));
-    /// Changes that could not be kept, since the watch began.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    fn lost(&self) -> Result<u64, StageError>;
-    /// What is not seen on this kernel, one sentence each; it is found later, by reading page tables.
-    fn missing(&self) -> &[String];
-    /// What the programs behind it have cost since they were loaded, while the kernel's statistics were on.
-    fn cost(&self) -> ProgramCost;
-    /// The kernel's ids of those programs.
-    fn program_ids(&self) -> Vec<u32>;
-}
-
-/// Begins to tell, once it is asked to; a kernel that cannot says why. The number is the room for changes that
-/// wait, in bytes: a power of two and a multiple of the page.
-pub type StartFrameChanges = dyn Fn(u32) -> Result<Box<dyn FrameChanges>, StageError> + Send;
 
 /// A complete pass of ksmd over all mergeable memory, or what stands for one elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,8 +30,10 @@ pub enum Capability {
     SysAdmin = 21,
     /// To set the affinity of other users' threads.
     SysNice = 23,
-    /// To count events of other users' threads.
+    /// To count events of other users' threads, and to read the kernel's memory by BPF programs.
     Perfmon = 38,
+    /// To load BPF programs.
+    Bpf = 39,
 }
 
 impl Capability {
@@ -43,6 +45,7 @@ impl Capability {
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::SysNice => "CAP_SYS_NICE",
             Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
         }
     }
 }

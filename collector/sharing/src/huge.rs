@@ -27,8 +27,6 @@ pub(super) struct HugePart {
     pub(super) pages: u32,
     /// Position of the process.
     pub(super) process: u32,
-    /// Number of the page that maps the first.
-    pub(super) page: u64,
 }
 
 impl HugePart {
@@ -45,46 +43,13 @@ impl HugePart {
         let (first, last) = (frame(entries.first()?), frame(entries.last()?));
         let is_aligned = first % huge_pages == page % huge_pages;
         let is_consecutive = last.wrapping_sub(first) == entries.len() as u64 - 1;
-        (is_aligned && is_consecutive).then_some(Self {
-            frame: first,
-            pages: entries.len() as u32,
-            process,
-            page,
-        })
-    }
-
-    /// The number of the page that maps a frame of it.
-    pub(super) fn page_of(self, frame: u64) -> u64 {
-        self.page + (frame - self.frame)
+        (is_aligned && is_consecutive).then_some(Self { frame: first, pages: entries.len() as u32, process })
     }
 
     /// One past its last frame.
     fn end(self) -> u64 {
         self.frame + u64::from(self.pages)
     }
-}
-
-/// The parts among these entries, the first of page number `page`.
-pub(super) fn parts_of(
-    bytes: &[u8],
-    page: u64,
-    huge_pages: u64,
-    process: u32,
-) -> impl Iterator<Item = HugePart> + '_ {
-    let (entries, _) = bytes.as_chunks::<ENTRY_BYTES>();
-    let before = (page.next_multiple_of(huge_pages) - page).min(entries.len() as u64);
-    let (first, rest) = entries.split_at(before as usize);
-    let mut page = page;
-    std::iter::once(first).chain(rest.chunks(huge_pages as usize)).filter_map(move |part| {
-        let all = Entry(part.iter().fold(u64::MAX, |all, entry| all & u64::from_ne_bytes(*entry)));
-        let at = page;
-        page += part.len() as u64;
-        if all.is_present() && all.is_exclusive() {
-            HugePart::of(part, at, huge_pages, process)
-        } else {
-            None
-        }
-    })
 }
 
 /// The parts in the order of their frames.
@@ -102,16 +67,6 @@ impl HugeParts {
         let from = self.0.partition_point(|part| part.frame < frames.start);
         let to = self.0.partition_point(|part| part.frame < frames.end);
         &self.0[from..to]
-    }
-
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The part with a frame.
-    pub(super) fn with(&self, frame: u64) -> Option<HugePart> {
-        find(&self.0, frame)
     }
 }
 
@@ -135,11 +90,8 @@ mod tests {
     fn consecutive_aligned_frames_are_a_part() {
         let part = |frames: &[[u8; 8]], page| HugePart::of(frames, page, 512, 3);
         let whole = entries(1024..1536);
-        assert_eq!(part(&whole, 512), Some(HugePart { frame: 1024, pages: 512, process: 3, page: 512 }));
-        assert_eq!(
-            part(&whole[100..], 612),
-            Some(HugePart { frame: 1124, pages: 412, process: 3, page: 612 })
-        );
+        assert_eq!(part(&whole, 512), Some(HugePart { frame: 1024, pages: 512, process: 3 }));
+        assert_eq!(part(&whole[100..], 612), Some(HugePart { frame: 1124, pages: 412, process: 3 }));
         assert_eq!(part(&whole, 513), None, "another alignment");
         assert_eq!(part(&entries((1024..1535).chain([9])), 512), None, "not consecutive");
         assert_eq!(part(&[], 512), None);
@@ -147,27 +99,15 @@ mod tests {
     }
 
     #[test]
-    fn parts_end_at_the_borders_of_huge_pages() {
-        let mut all = entries((300..512).chain(1024..1536).chain(2048..2148));
-        let parts = |entries: &[[u8; 8]]| parts_of(entries.as_flattened(), 300, 512, 0).collect::<Vec<_>>();
-        let part = |frame, pages, page| HugePart { frame, pages, process: 0, page };
-        assert_eq!(parts(&all), [part(300, 212, 300), part(1024, 512, 512), part(2048, 100, 1024)]);
-        // One page that is not alone: its huge page is split.
-        all[212 + 77] = (1u64 << 63 | 1101).to_ne_bytes();
-        assert_eq!(parts(&all), [part(300, 212, 300), part(2048, 100, 1024)]);
-        assert_eq!(parts(&all)[1].page_of(2050), 1026);
-    }
-
-    #[test]
     fn a_frame_is_found_in_its_part() {
-        let part = |frame, pages| HugePart { frame, pages, process: 0, page: 7 };
+        let part = |frame, pages| HugePart { frame, pages, process: 0 };
         let parts = HugeParts::new(vec![part(2048, 512), part(512, 100)]);
-        let first = |frame| parts.with(frame).map(|part| part.frame);
+        let first = |frame| find(&parts.0, frame).map(|part| part.frame);
         assert_eq!(
             [511, 512, 611, 612, 2559, 2560].map(first),
             [None, Some(512), Some(512), None, Some(2048), None]
         );
         assert_eq!(parts.within(0..1024), [part(512, 100)]);
-        assert!(!parts.is_empty() && HugeParts::default().with(5).is_none());
+        assert_eq!(find(&[], 5), None);
     }
 }

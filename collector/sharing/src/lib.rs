@@ -1,6 +1,5 @@
-//! What VMs share, by three methods: `merged`, here, by the physical frames of guest memory; [`content`], by
-//! the content of pages; [`events`], which keeps the matrix of `merged` current from kernel events. The BPF
-//! programs of the last are behind [`huddle_host::stages::FrameChanges`], which `huddle-observe` implements.
+//! What VMs share, by two methods: `merged`, here, by the physical frames of guest memory; and [`content`], by
+//! the content of pages.
 //!
 //! # Method `merged`
 //! Definitions are those of [`huddle_model::matrix`]. It reads page tables, once, and changes nothing. The scan has
@@ -27,12 +26,14 @@ mod buckets;
 pub mod content;
 mod contents;
 mod count;
-pub mod events;
 mod frame_set;
 mod gather;
 mod huge;
 mod huge_units;
+mod kernel_access;
 mod kernel_memory;
+mod kernel_types;
+mod mapping_flags;
 mod page_tables;
 mod pagemap;
 mod pairs;
@@ -58,6 +59,8 @@ use self::count::{Counted, Counting};
 use self::gather::Units;
 use self::huge::{HugeParts, huge_pages};
 use self::huge_units::{HugeUnit, HugeUnits};
+pub use self::kernel_access::KernelAccess;
+pub use self::mapping_flags::KernelMappings;
 use self::page_tables::{KeptTables, Trouble};
 pub use self::processes::UnmeasuredVm;
 use self::processes::{Process, Processes, Reads};
@@ -177,6 +180,11 @@ impl MergedScan {
     /// The same with another way to find zero-filled frames.
     pub fn with_zero_pages(self, zero_pages: ZeroPages) -> Self {
         Self { zero_pages, ..self }
+    }
+
+    /// The same with access to the kernel that others use, too.
+    pub fn with_kernel_access(self, access: KernelAccess) -> Self {
+        Self { tables: Arc::new(KeptTables::by(access)), ..self }
     }
 
     /// The same with another way to read which frames are mapped: page tables are only read where that is possible.

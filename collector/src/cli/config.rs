@@ -57,7 +57,7 @@ use super::failure::Failure;
 /// working_set_kib = { web = 2048 }
 ///
 /// [sharing]
-/// method = "events"
+/// method = "merged"
 ///
 /// [counters]
 /// guest_only = true
@@ -220,11 +220,9 @@ impl XenSettings {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SharingSettings {
-    /// `merged` reads all page tables in each round. `events` updates the matrix by kernel events between scans.
-    /// `content` compares the contents of pages; on Xen it is the only one. [default: `merged`; on Xen `content`]
+    /// `merged` reads all page tables in each round. `content` compares the contents of pages; on Xen it is the only
+    /// one. [default: `merged`; on Xen `content`]
     method: Option<LoopMethod>,
-    /// With `events`: read all page tables again at the latest after this many rounds; at least 1. [default: 10]
-    rescan_rounds: Option<u32>,
     /// What tells which frames VMs map: `auto` reads the page tables themselves where the kernel allows it (x86-64, BPF),
     /// and else `/proc/PID/pagemap`; `pagemap` reads always that, which takes 2 to 12 times as long. [default: `auto`]
     read_by: Option<FramesBy>,
@@ -241,7 +239,6 @@ pub(crate) struct SharingSettings {
 #[serde(rename_all = "snake_case")]
 enum LoopMethod {
     Merged,
-    Events,
     Content,
 }
 
@@ -259,10 +256,8 @@ impl SharingSettings {
         SharingChoice {
             method: self.method.map(|method| match method {
                 LoopMethod::Merged => Method::Merged,
-                LoopMethod::Events => Method::Events,
                 LoopMethod::Content => Method::Content,
             }),
-            rescan_rounds: self.rescan_rounds,
             read_by: match self.read_by {
                 None | Some(FramesBy::Auto) => None,
                 Some(FramesBy::Pagemap) => Some(ReadBy::Pagemap),
@@ -383,10 +378,6 @@ impl Config {
             anyhow::ensure!(is_plain, "the name {:?} of a [[vm]] holds a control character", vm.name);
             vm.target().map_err(anyhow::Error::msg)?;
         }
-        anyhow::ensure!(
-            config.sharing.rescan_rounds != Some(0),
-            "[sharing] rescan_rounds is 0, expected 1 or more"
-        );
         for (name, mib) in [
             ("segment_max_mib", config.record.segment_max_mib),
             ("total_max_mib", config.record.total_max_mib),
@@ -435,8 +426,7 @@ mod tests {
             [pin]
             override_bindings = true
             [sharing]
-            method = "events"
-            rescan_rounds = 3
+            method = "content"
             read_by = "pagemap"
             sample = 0.25
             cpu_share = 1
@@ -462,10 +452,7 @@ mod tests {
         assert_eq!((config.cache_level, config.policy), (Some(2), Some(Policy::Opposed)));
         assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
         assert_eq!(config.record.segment_max_mib, Some(64));
-        assert_eq!(
-            (config.sharing.method, config.sharing.rescan_rounds),
-            (Some(LoopMethod::Events), Some(3))
-        );
+        assert_eq!(config.sharing.method, Some(LoopMethod::Content));
         assert_eq!(config.sharing.choice().read_by, Some(ReadBy::Pagemap));
         assert_eq!(config.sharing.sample.map(Share::get), Some(0.25));
         assert_eq!(config.sharing.cpu_share, Some(Share::ALL));
@@ -519,7 +506,7 @@ mod tests {
             ("[limits]\nname_bytes = 5\n", "16 to 4096"),
             ("[limits]\nthread = 5\n", "line 2"),
             ("[sharing]\nmethod = \"event\"\n", "line 2"),
-            ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
+            ("[sharing]\nmethod = \"events\"\n", "unknown variant `events`, expected `merged` or `content`"),
             (
                 "[record]\ntotal_max_mib = 17592186044416\n",
                 "total_max_mib is 17592186044416, expected at most",

@@ -15,6 +15,7 @@ use huddle_model::matrix::{MatrixVm, Method, SharingMatrix};
 use huddle_model::plan::{Applied, NamedVms, Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
+use huddle_sharing::KernelAccess;
 use huddle_sharing::content::ContentSettings;
 use huddle_xen::topology::KnownCaches;
 use huddle_xen::vms::DomainChoice;
@@ -101,6 +102,7 @@ impl Context {
                 discover,
                 sharing,
                 counters: counters.clone(),
+                kernel: KernelAccess::default(),
             })
         };
         Ok(Self {

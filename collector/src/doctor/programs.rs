@@ -7,10 +7,8 @@ use super::{Finding, Item};
 use huddle_host::HostRoot;
 use huddle_host::architecture::Architecture;
 use huddle_observe::perf::EventSet;
-use huddle_observe::probes::graph::frame_changes;
 use huddle_observe::probes::program::{Program, ProgramStatus};
 use huddle_observe::probes::{ProbeConfig, ProbeError, Probes};
-use huddle_sharing::events::{EventsConfig, EventsGraph};
 
 const AREA: &str = "BPF programs";
 
@@ -47,36 +45,6 @@ fn judge_page_tables(readable: Result<(), String>, architecture: Architecture) -
             reason,
             "a scan reads /proc/PID/pagemap instead, which takes 2 to 12 times as long and finds the same",
             (architecture == Architecture::X86).then_some(REMEDY),
-        ),
-    }
-}
-
-/// Whether the programs of sharing method `events` attach.
-pub(super) fn try_out_events(root: &HostRoot) -> Finding {
-    let started = EventsGraph::start(root.clone(), EventsConfig::default(), &*frame_changes(root.clone()));
-    let started = started.map(|graph| graph.missing().to_vec()).map_err(|error| error.to_string());
-    judge_events(started, Architecture::of(root))
-}
-
-/// `attached` has what is not reported.
-fn judge_events(attached: Result<Vec<String>, String>, architecture: Architecture) -> Finding {
-    const REMEDY: &str =
-        "run huddle as root, on a kernel from 6.4 on with CONFIG_KSM and CONFIG_DEBUG_INFO_BTF";
-    let item = Item { area: AREA, item: "sharing_events" };
-    match attached {
-        Ok(missing) if missing.is_empty() => {
-            item.good("attach", "sharing method `events` can keep the matrix current between scans")
-        }
-        Ok(missing) => item.degraded(
-            format!("attach in part: {}", missing.join("; ")),
-            "sharing method `events` drifts further from what is shared between two scans",
-            "load KVM before huddle is started; for the others run a kernel from 6.4 on",
-        ),
-        Err(error) => item.missing(
-            error,
-            "what VMs share is scanned again in every round, which costs more and misses nothing",
-            // ARM64 has no tracepoints of page faults, whatever the kernel.
-            (architecture != Architecture::Arm64).then_some(REMEDY),
         ),
     }
 }
@@ -164,20 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn events_that_are_reported_in_part_are_not_good() {
-        let judge_events = |attached| judge_events(attached, Architecture::X86);
-        assert_eq!(judge_events(Ok(Vec::new())).state, State::Good);
-        let partly = judge_events(Ok(vec!["writes of KVM guests are found late: KVM is not loaded".into()]));
-        assert!(partly.state == State::Degraded && partly.value.contains("KVM is not loaded"), "{partly:?}");
-        assert_eq!(judge_events(Err("no types".into())).state, State::Missing);
+    fn page_tables_have_a_remedy_where_there_is_one() {
         let judge_page_tables = |readable| super::judge_page_tables(readable, Architecture::X86);
         assert_eq!(judge_page_tables(Ok(())).state, State::Good);
         let refused = judge_page_tables(Err("no types".into()));
         assert_eq!((refused.state, refused.value.as_str()), (State::Missing, "no types"));
         assert!(refused.remedy.is_some());
         assert_eq!(super::judge_page_tables(Err("not x86".into()), Architecture::Arm64).remedy, None);
-        let arm = super::judge_events(Err("no faults".into()), Architecture::Arm64);
-        assert!(arm.state == State::Missing && arm.remedy.is_none(), "{arm:?}");
     }
 
     #[test]

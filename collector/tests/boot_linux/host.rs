@@ -42,13 +42,9 @@ fn doctor_knows_this_architecture(host: &mut EmulatedHost) {
     ] {
         doctor.advises(item, word);
     }
-    for (item, word) in [
-        ("sharing_events", "ARM64 does not report page faults"),
-        ("pmu.llc_misses", "armv8_pmuv3 has neither the event ll_cache_miss_rd nor l3d_cache_refill"),
-    ] {
-        let value = doctor.finding(item)["value"].as_str().unwrap();
-        assert!(value.contains(word), "{item}: {value}");
-    }
+    let misses = doctor.finding("pmu.llc_misses")["value"].as_str().unwrap().to_owned();
+    let word = "armv8_pmuv3 has neither the event ll_cache_miss_rd nor l3d_cache_refill";
+    assert!(misses.contains(word), "{misses}");
     for item in ["kvm_entry", "kvm_exit"] {
         assert_eq!(doctor.finding(item)["value"], "attaches");
     }

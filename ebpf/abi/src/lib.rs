@@ -154,39 +154,6 @@ pub enum Loss {
 /// Number of [`Loss`] places.
 pub const LOSSES: u32 = 4;
 
-/// One change of where a page of a watched process is.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GraphEvent {
-    /// Address in the process; of the first page of a range ([`GRAPH_RANGE`]).
-    pub address: u64,
-    /// The frame ([`GRAPH_MERGE`], [`GRAPH_ZERO_MERGE`], [`GRAPH_LEFT`]); the end of the range ([`GRAPH_RANGE`]); else 0.
-    pub frame: u64,
-    /// The number user space gave to the process.
-    pub process: u32,
-    /// [`GRAPH_MERGE`] and so on.
-    pub kind: u32,
-}
-
-/// [`GraphEvent::kind`]: the page is now on the merged frame.
-pub const GRAPH_MERGE: u32 = 1;
-/// [`GraphEvent::kind`]: the page is now on the kernel's zero page; the frame is the one it was on.
-pub const GRAPH_ZERO_MERGE: u32 = 2;
-/// [`GraphEvent::kind`]: a write to a write-protected page: a merged one gets a frame of its own.
-pub const GRAPH_WRITE_FAULT: u32 = 3;
-/// [`GraphEvent::kind`]: where pages of a range are is about to change.
-pub const GRAPH_RANGE: u32 = 4;
-/// [`GraphEvent::kind`]: the page left the merged frame, some time ago; where it is now is not reported.
-pub const GRAPH_LEFT: u32 = 5;
-
-/// What could not be reported since the programs were attached.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GraphLosses {
-    /// [`GraphEvent`]s that found the ring buffer full, or whose page could not be read.
-    pub events: u64,
-}
-
 /// A kernel offset that this kernel's BTF, or its format of a tracepoint, does not have.
 pub const NO_OFFSET: u32 = u32::MAX;
 
@@ -199,8 +166,6 @@ const _: () = {
     assert!(size_of::<Residency>() == 32);
     assert!(size_of::<ExitKey>() == 8);
     assert!(size_of::<VcpuThread>() == 8);
-    assert!(size_of::<GraphEvent>() == 24 && align_of::<GraphEvent>() == 8);
-    assert!(size_of::<GraphLosses>() == 8);
     assert!(align_of::<PassEvent>() == 8 && align_of::<Slot>() == 8 && align_of::<Residency>() == 8);
 };
 
@@ -220,6 +185,4 @@ mod user {
     unsafe impl aya::Pod for super::ExitKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::VcpuThread {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::GraphLosses {}
 }

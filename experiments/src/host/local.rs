@@ -14,7 +14,7 @@ use huddle_model::plan::Plan;
 use huddle_model::topology::{DomainId, Topology};
 use huddle_model::vm::Vm;
 use huddle_observe::perf::EventSet;
-use huddle_sharing::frames_visible;
+use huddle_sharing::{KernelAccess, frames_visible};
 use nix::errno::Errno;
 use nix::sched;
 use nix::unistd::{Pid, Uid};
@@ -90,6 +90,7 @@ impl CollectorHost {
             },
             sharing: SharingChoice::default(),
             counters: CounterChoice::default(),
+            kernel: KernelAccess::default(),
         };
         Ok(Self {
             pinner: backend.pinner(journal)?,

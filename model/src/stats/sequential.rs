@@ -279,7 +279,8 @@ mod tests {
     fn few_blocks_have_no_interval_and_equal_ones_a_point() {
         assert_eq!(sequential_estimate(&pairs(&[0.1, 0.12, 0.11]), true).unwrap().ci95, None);
         // Blocks that a far value is as far from each of: the bets on 6 or 7 of them cannot win enough.
-        let near = |blocks: u32| (0..blocks).map(|block| 0.1 + f64::from(block % 2) / 1e3).collect::<Vec<_>>();
+        let near =
+            |blocks: u32| (0..blocks).map(|block| 0.1 + f64::from(block % 2) / 1e3).collect::<Vec<_>>();
         assert_eq!(sequential_estimate(&pairs(&near(7)), true).unwrap().ci95, None);
         assert!(sequential_estimate(&pairs(&near(8)), true).unwrap().ci95.is_some());
         let same = sequential_estimate(&pairs(&[0.1; 12]), true).unwrap();

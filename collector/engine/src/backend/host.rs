@@ -1,6 +1,7 @@
 //! VMs that are processes of this host: KVM, emulators, and what the user names.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_host::HostRoot;
@@ -17,17 +18,16 @@ use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::observer::{HostObserver, Sources};
 use huddle_observe::perf::VcpuCounters;
-use huddle_observe::probes::graph::frame_changes;
 use huddle_observe::probes::pass::FullScansTrigger;
 use huddle_observe::probes::{ProbeConfig, Probes};
 use huddle_observe::reported::ReportSocket;
 use huddle_observe::resctrl::Resctrl;
 use huddle_sharing::content::{ContentScan, ContentSettings};
-use huddle_sharing::{MergedScan, SharingError, frames_visible};
+use huddle_sharing::{KernelAccess, KernelMappings, MergedScan, SharingError, frames_visible};
 
 use super::idle::WatchedPasses;
 use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Terms, undoers};
-use crate::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
+use crate::{HostContents, HostFacts, HostSharing, HostVms};
 
 /// How often `full_scans` is read: far more often than a pass completes, and cheap.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -45,15 +45,18 @@ pub struct HostBackend {
     pub sharing: SharingChoice,
     /// What a loop counts on their vCPUs.
     pub counters: CounterChoice,
+    /// Access to the kernel's structures, where this command may have it.
+    pub kernel: KernelAccess,
 }
 
 impl HostBackend {
     fn discoverer(&self) -> Discoverer {
-        Discoverer::new(self.root.clone(), self.discover.clone())
+        let flags = KernelMappings::new(self.root.clone(), self.kernel.clone());
+        Discoverer::new(self.root.clone(), self.discover.clone()).with_flag_source(Arc::new(flags))
     }
 
     fn scan(&self) -> MergedScan {
-        let scan = MergedScan::new(self.root.clone());
+        let scan = MergedScan::new(self.root.clone()).with_kernel_access(self.kernel.clone());
         match self.sharing.read_by {
             Some(by) => scan.with_read_by(by),
             None => scan,
@@ -61,15 +64,11 @@ impl HostBackend {
     }
 
     fn sharing_source(&self) -> Box<dyn SharingSource + Send> {
-        let scan = self.scan();
-        let SharingChoice { method, rescan_rounds, content, read_by: _ } = self.sharing;
-        match method {
-            Some(Method::Content) => Box::new(HostContents(ContentScan::new(self.root.clone(), content))),
-            Some(Method::Events) => {
-                let (root, rounds) = (self.root.clone(), rescan_rounds.unwrap_or(RESCAN_ROUNDS));
-                Box::new(EventsSharing::new(root.clone(), scan, frame_changes(root), rounds))
+        match self.sharing.method {
+            Some(Method::Content) => {
+                Box::new(HostContents(ContentScan::new(self.root.clone(), self.sharing.content)))
             }
-            Some(Method::Merged | Method::File) | None => Box::new(HostSharing(scan)),
+            Some(Method::Merged | Method::Events | Method::File) | None => Box::new(HostSharing(self.scan())),
         }
     }
 
@@ -248,6 +247,7 @@ mod tests {
             discover: DiscoverOptions::default(),
             sharing: SharingChoice::default(),
             counters: CounterChoice::default(),
+            kernel: KernelAccess::default(),
         };
         assert_eq!(backend.plan_notes(), Vec::<String>::new());
         let directory = root.sys("kernel/sched_ext");

@@ -57,9 +57,7 @@ impl BackendError {
 pub struct SharingChoice {
     /// The method; `None` for the backend's own.
     pub method: Option<Method>,
-    /// Method `events`: rounds from one full reading to the next.
-    pub rescan_rounds: Option<u32>,
-    /// Methods `merged` and `events`: how frames are read; `None` for page tables where that is possible.
+    /// Method `merged`: how frames are read; `None` for page tables where that is possible.
     pub read_by: Option<ReadBy>,
     /// Method `content`: its limits.
     pub content: ContentSettings,

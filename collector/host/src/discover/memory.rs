@@ -1,6 +1,7 @@
 //! The guest memory of processes: which mappings it is ([`rule`]), and when that is read again.
 //!
 //! smaps reports the flags of mappings, but the kernel walks all page tables for it, as expensive as the scan. So
+//! another source of flags is asked first, where there is one ([`FlagSource`]), and
 //! the answer for a process (same id, same start) is kept while all of this holds, and is read again
 //! otherwise:
 //! - the text of its `maps` is the same, as far as a hash of 64 bits with random keys tells;
@@ -16,6 +17,7 @@ mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use huddle_model::vm::TaskId;
@@ -23,7 +25,7 @@ use huddle_model::vm::TaskId;
 pub use self::rule::{GuestMemory, ProcessRole};
 use self::rule::{MIN_FILE_BYTES, guest_memory};
 use crate::limits::{Limits, VmTime};
-use crate::maps::{self, Mapping};
+use crate::maps::{self, FlagSource, FlagsError, Mapping};
 use crate::process_ksm::{self, KsmMarks};
 use crate::{HostError, HostRoot};
 
@@ -36,6 +38,8 @@ pub struct MemoryCache {
     entries: BTreeMap<TaskId, Entry>,
     /// Its keys are random, so that nobody can make two texts alike.
     hasher: RandomState,
+    /// Asked before smaps.
+    flags: Option<Arc<dyn FlagSource>>,
     smaps_reads: u64,
 }
 
@@ -57,6 +61,11 @@ struct Key {
 }
 
 impl MemoryCache {
+    /// Asks this source before smaps.
+    pub fn set_flag_source(&mut self, flags: Arc<dyn FlagSource>) {
+        self.flags = Some(flags);
+    }
+
     /// How often smaps was read so far.
     pub fn smaps_reads(&self) -> u64 {
         self.smaps_reads
@@ -101,16 +110,30 @@ impl MemoryCache {
         {
             return Ok(entry.memory.clone());
         }
-        let by_maps = maps::parse_maps(root, process.id, &maps)?;
-        let mappings = if key.marks.nothing_marked() && !by_maps.iter().any(may_be_huge_tlb) {
-            by_maps
-        } else {
+        let mut mappings = maps::parse_maps(root, process.id, &maps)?;
+        let needs_flags = !key.marks.nothing_marked() || mappings.iter().any(may_be_huge_tlb);
+        if needs_flags && !self.fill_flags(process.id, &mut mappings) {
             self.smaps_reads += 1;
-            maps::smaps(root, process.id, limits)?
-        };
+            mappings = maps::smaps(root, process.id, limits)?;
+        }
         let memory = guest_memory(process, role, &mappings);
         self.entries.insert(process, Entry { key, read_at: now, memory: memory.clone() });
         Ok(memory)
+    }
+}
+
+impl MemoryCache {
+    /// Whether the flags are known by the source.
+    fn fill_flags(&mut self, pid: i32, mappings: &mut [Mapping]) -> bool {
+        let Some(source) = &self.flags else { return false };
+        match source.fill(pid, mappings) {
+            Ok(()) => true,
+            Err(FlagsError::Changed) => false,
+            Err(FlagsError::Unavailable(_)) => {
+                self.flags = None;
+                false
+            }
+        }
     }
 }
 
@@ -184,6 +207,37 @@ mod tests {
         cache.retain(&BTreeSet::new());
         tree.kind(&mut cache, 2, begin + MAX_AGE);
         assert_eq!(cache.smaps_reads(), 6, "forgotten");
+    }
+
+    /// Says that everything is mergeable, or why it says nothing.
+    #[derive(Debug)]
+    struct Source(Option<FlagsError>);
+
+    impl FlagSource for Source {
+        fn fill(&self, pid: i32, mappings: &mut [Mapping]) -> Result<(), FlagsError> {
+            assert_eq!(pid, PROCESS.id);
+            self.0.clone().map_or(Ok(()), Err)?;
+            let flags = maps::MappingFlags { mergeable: true, huge_tlb: false };
+            mappings.iter_mut().for_each(|mapping| mapping.flags = Some(flags));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn smaps_is_not_read_where_another_source_has_the_flags() {
+        let tree = Tree::new("ksm_merge_any: no\nksm_mergeable: yes\n", "");
+        let begin = Instant::now();
+        let cases = [
+            (None, MemoryKind::Mergeable, 0, true),
+            (Some(FlagsError::Changed), MemoryKind::Anonymous, 1, true),
+            (Some(FlagsError::Unavailable("no types".into())), MemoryKind::Anonymous, 1, false),
+        ];
+        for (why, kind, reads, is_kept) in cases {
+            let mut cache = MemoryCache::default();
+            cache.set_flag_source(Arc::new(Source(why)));
+            assert_eq!(tree.kind(&mut cache, 1, begin), kind);
+            assert_eq!((cache.smaps_reads(), cache.flags.is_some()), (reads, is_kept));
+        }
     }
 
     #[test]

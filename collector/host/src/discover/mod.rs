@@ -29,6 +29,7 @@ mod vcpus;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use huddle_model::names::Names;
 use huddle_model::selection::Selection;
@@ -43,6 +44,7 @@ use self::monitors::Monitors;
 use self::processes::Processes;
 use self::vcpu_limits::HostCpus;
 use crate::limits::Limits;
+use crate::maps::FlagSource;
 use crate::users::Users;
 use crate::{HostError, HostRoot};
 
@@ -263,6 +265,12 @@ impl Discoverer {
             cpus: None,
             has_said_strangers: false,
         }
+    }
+
+    /// The same, which asks this source for flags of mappings before it reads smaps.
+    pub fn with_flag_source(mut self, flags: Arc<dyn FlagSource>) -> Self {
+        self.memory.set_flag_source(flags);
+        self
     }
 
     /// Finds the VMs there are now.

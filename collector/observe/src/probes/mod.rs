@@ -6,7 +6,6 @@
 
 pub mod btf;
 pub mod cost;
-pub mod graph;
 pub mod ksm;
 pub mod losses;
 pub mod pass;

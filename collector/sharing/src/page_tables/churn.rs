@@ -21,6 +21,7 @@ use nix::unistd::{ForkResult, fork};
 
 use super::entry::{HUGE_PAGES, is_huge_there, is_there};
 use super::kernel::{Block, PageTables};
+use crate::kernel_access::KernelAccess;
 use crate::pagemap::{self, read_entry};
 use huddle_host::HostRoot;
 use huddle_testing::memory::{Fork, huge};
@@ -254,7 +255,7 @@ fn no_walk_finds_a_frame_that_is_not_there() {
     if !nix::unistd::geteuid().is_root() {
         return say("skipped: needs root");
     }
-    let tables = match PageTables::open(&root, 1) {
+    let tables = match PageTables::open(&root, &KernelAccess::default(), 1) {
         Ok(tables) => tables,
         Err(reason) => return say(&format!("skipped: page tables cannot be read: {reason}")),
     };
@@ -278,7 +279,7 @@ fn no_walk_finds_a_frame_that_is_not_there() {
     std::thread::sleep(Duration::from_millis(50));
     let processes: Vec<i32> = churning.iter().map(child_of).collect();
     let parent = splitting.as_ref().map(child_of);
-    let open = || PageTables::open(&root, 1).unwrap();
+    let open = || PageTables::open(&root, &KernelAccess::default(), 1).unwrap();
     for (way, tables) in [
         ("as in a scan", tables),
         ("without RCU", open().without_rcu(1)),

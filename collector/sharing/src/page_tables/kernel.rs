@@ -1,16 +1,15 @@
 //! Access to page tables: where they are, found without symbols, and the program that walks them.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
-use super::btf::{self, Offsets};
 use super::entry::{AddressMask, is_there};
 use super::program::{self, BLOCKS, Context, Note, OUTPUT_BYTES, TABLE_BYTES};
 use crate::bpf::kernel_read::KernelRead;
 use crate::bpf::system_call::{MappedArray, Program};
+use crate::kernel_access::{KernelAccess, Structures};
 use crate::pagemap::{self, read_entry};
 use huddle_host::HostRoot;
 
@@ -34,8 +33,7 @@ pub(super) struct TopTable(u64);
 /// Access to the page tables of processes.
 #[derive(Debug)]
 pub(crate) struct PageTables {
-    kernel: KernelRead,
-    offsets: Offsets,
+    structures: Arc<Structures>,
     direct_map: u64,
     levels: u64,
     pub(super) mask: AddressMask,
@@ -57,7 +55,7 @@ impl PageTables {
     ///
     /// # Errors
     /// Why this host does not allow it, as one clause.
-    pub(crate) fn open(root: &HostRoot, threads: usize) -> Result<Self, String> {
+    pub(crate) fn open(root: &HostRoot, access: &KernelAccess, threads: usize) -> Result<Self, String> {
         if !cfg!(target_arch = "x86_64") {
             return Err(format!(
                 "page tables are read on x86-64 only, and this is {}",
@@ -65,18 +63,11 @@ impl PageTables {
             ));
         }
         let own = pagemap::open(&root.proc("self/pagemap")).map_err(|error| error.to_string())?;
-        if !fstatfs(&own).is_ok_and(|system| system.filesystem_type() == PROC_SUPER_MAGIC) {
-            return Err(format!("{} is not the kernel's", root.proc("").display()));
-        }
-        let types = root.sys("kernel/btf/vmlinux");
-        let types = File::open(&types)
-            .map_err(btf::BtfError::from)
-            .and_then(|file| btf::kernel_types(&file))
-            .map_err(|error| format!("{} does not describe this kernel: {error}", types.display()))?;
-        let kernel = KernelRead::open()?;
+        let structures = access.structures(root)?;
+        let kernel = &structures.kernel;
         let magic = MagicPage::new();
         // The kernel may move the page meanwhile.
-        let find = || find_direct_map(&kernel, &magic, magic.frame(&own)?);
+        let find = || find_direct_map(kernel, &magic, magic.frame(&own)?);
         let (direct_map, levels) = find().or_else(|_| find())?;
         let refused = |errno| format!("the kernel refused the BPF program that walks page tables ({errno})");
         let output = MappedArray::create(threads.max(1), OUTPUT_BYTES).map_err(refused)?;
@@ -85,10 +76,9 @@ impl PageTables {
             Program::load("huddle_tables", &program.ok_or(Errno::EINVAL)?)
         };
         // Some kernels have the functions, and let no program call them that was compiled without tags of types.
-        let program = load(types.rcu_functions).or_else(|_| load(None)).map_err(refused)?;
-        let offsets = types.offsets;
+        let program = load(structures.types.rcu_functions).or_else(|_| load(None)).map_err(refused)?;
         let mask = AddressMask::of_this_machine();
-        let tables = Self { kernel, offsets, direct_map, levels, mask, program, output };
+        let tables = Self { structures, direct_map, levels, mask, program, output };
         tables.find_own(&own, &magic).or_else(|_| tables.find_own(&own, &magic))?;
         Ok(tables)
     }
@@ -126,28 +116,9 @@ impl PageTables {
 
     /// The highest page table of the process that a pagemap is of; `None` if it has no memory.
     pub(super) fn top_of(&self, pagemap: &File) -> Option<TopTable> {
-        // Another thread may make the table of files larger, and the kernel then frees the old one.
-        for _ in 0..8 {
-            let (first, second) = (self.follow(pagemap), self.follow(pagemap));
-            if first == second {
-                return first.filter(|top| self.is_in_direct_map(*top)).map(TopTable);
-            }
-        }
-        None
-    }
-
-    fn follow(&self, pagemap: &File) -> Option<u64> {
-        let descriptor = pagemap.as_raw_fd() as u64;
-        let word = |address: u64, offset: u32| self.kernel.word(address.checked_add(offset.into())?);
-        let of = &self.offsets;
-        let files = word(self.kernel.current_task()?, of.task_files)?;
-        let table = word(files, of.files_table)?;
-        if descriptor >= word(table, of.table_length)? & u64::from(u32::MAX) {
-            return None;
-        }
-        let file = self.kernel.word(word(table, of.table_files)?.checked_add(descriptor * 8)?)?;
-        let mm = word(file, of.file_private)?;
-        word(mm, of.mm_tables)
+        let memory = self.structures.memory_of(pagemap)?;
+        let top = self.structures.word(memory.0, self.structures.types.offsets.mm_tables)?;
+        self.is_in_direct_map(top).then_some(TopTable(top))
     }
 
     /// Whether an address can be that of a table.
@@ -299,9 +270,10 @@ mod tests {
         if !nix::unistd::geteuid().is_root() || !cfg!(target_arch = "x86_64") {
             return;
         }
-        let types = btf::kernel_types(&File::open("/sys/kernel/btf/vmlinux").unwrap()).unwrap();
+        let access = KernelAccess::default();
+        let structures = access.structures(&HostRoot::real()).unwrap();
         let output = MappedArray::create(1, OUTPUT_BYTES).unwrap();
-        for functions in [types.rcu_functions, None] {
+        for functions in [structures.types.rcu_functions, None] {
             let program = program::program(output.descriptor(), functions, 1).unwrap();
             let mut log = vec![0; 1 << 20];
             let loaded = Program::load_with_log("huddle_tables", &program, &mut log);

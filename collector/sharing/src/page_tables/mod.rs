@@ -1,14 +1,13 @@
 //! The first half of a scan by page tables, which a BPF program copies as they are: 8 bytes a page, where
 //! `/proc/PID/pagemap` computes for each page how often it is mapped.
 //!
-//! [`kernel`] finds the tables and runs the [`program`] that walks them; [`btf`] knows the kernel's types. [`mod@spans`]
+//! [`kernel`] finds the tables and runs the [`program`] that walks them. [`mod@spans`]
 //! says what an entry means, which depends on what is mapped there, and [`gather`] counts and sorts pages as the scan
 //! by pagemap does. [`check`] compares a sample with pagemap in each scan.
 //!
 //! It needs x86-64, a kernel with BTF and programs of type SYSCALL (Linux 5.14), CAP_BPF and CAP_PERFMON, and no
 //! lockdown for confidentiality.
 
-mod btf;
 mod check;
 #[cfg(test)]
 mod churn;
@@ -30,6 +29,7 @@ use self::gather::{KernelWalk, Units, Walk};
 use self::kernel::PageTables;
 use self::spans::{Span, spans};
 use crate::in_threads;
+use crate::kernel_access::KernelAccess;
 use crate::pagemap::read_entry;
 use crate::processes::Process;
 use crate::sort::{Gathered, Sorter};
@@ -38,6 +38,7 @@ use huddle_host::HostRoot;
 /// Access to page tables, which is found out at the first scan and kept for those that follow, or why there is none.
 #[derive(Debug, Default)]
 pub(crate) struct KeptTables {
+    access: KernelAccess,
     kept: Mutex<Option<Kept>>,
     /// Tables are made of what the pagemaps of a test say.
     #[cfg(test)]
@@ -55,10 +56,15 @@ struct Kept {
 /// # Errors
 /// Why not, as one clause.
 pub(crate) fn try_out(root: &HostRoot) -> Result<(), String> {
-    PageTables::open(root, 1).map(drop)
+    PageTables::open(root, &KernelAccess::default(), 1).map(drop)
 }
 
 impl KeptTables {
+    /// Tables that are found by this access, which others may use, too.
+    pub(crate) fn by(access: KernelAccess) -> Self {
+        Self { access, ..Self::default() }
+    }
+
     /// Tables that are made of what the pagemaps of a test say.
     #[cfg(test)]
     pub(crate) fn of_test() -> Self {
@@ -84,7 +90,7 @@ impl KeptTables {
         // Held through the scan: the threads of two scans would write to the same output.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let of_before = kept.take().filter(|kept| kept.threads >= threads || kept.tables.is_err());
-        let open = || Kept { threads, tables: PageTables::open(root, threads) };
+        let open = || Kept { threads, tables: PageTables::open(root, &self.access, threads) };
         let kept = kept.insert(of_before.unwrap_or_else(open));
         let gathered = match &kept.tables {
             Ok(tables) => gather_with(tables, root, processes, sorter, threads),

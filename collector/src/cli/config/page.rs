@@ -148,7 +148,7 @@ fn of_path(path: &syn::Path, field: &str) -> String {
         "PathBuf" => "path".into(),
         "Policy" => names(&Policy::ALL.map(Policy::name)),
         "Objective" => names(&Objective::ALL.map(Objective::name)),
-        "LoopMethod" => names(&["merged", "events", "content"]),
+        "LoopMethod" => names(&["merged", "content"]),
         "FramesBy" => names(&["auto", "pagemap"]),
         "AffinityKind" => names(&["hard", "soft"]),
         "VmPattern" => "pattern".into(),

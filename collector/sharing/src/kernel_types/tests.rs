@@ -76,7 +76,10 @@ fn kernel(fillers: u32, with_functions: bool) -> Vec<u8> {
     types.structure("fdtable", false, &[("max_fds", 1, 0), ("fd", 1, 8)]);
     types.structure("file", false, &[("private_data", 1, 40)]);
     let inner = types.structure("", false, &[("count", 1, 0), ("pgd", 1, 80)]);
-    types.structure("mm_struct", false, &[("", inner, 64), ("cpu_bitmap", 1, 900)]);
+    types.structure("mm_struct", false, &[("", inner, 64), ("mm_mt", 1, 96), ("cpu_bitmap", 1, 900)]);
+    types.structure("maple_tree", false, &[("ma_lock", 1, 0), ("ma_root", 1, 8)]);
+    let inner = types.structure("", false, &[("vm_start", 1, 0), ("vm_end", 1, 8)]);
+    types.structure("vm_area_struct", false, &[("", inner, 0), ("vm_mm", 1, 16), ("vm_flags", 1, 32)]);
     if with_functions {
         for name in FUNCTIONS {
             types.head(name, 12, 1, false);
@@ -94,13 +97,23 @@ const OFFSETS: Offsets = Offsets {
     mm_tables: 144,
 };
 
+const MAPPING_OFFSETS: MappingOffsets = MappingOffsets {
+    mm_mappings: 96,
+    tree_root: 8,
+    mapping_start: 0,
+    mapping_end: 8,
+    mapping_mm: 16,
+    mapping_flags: 32,
+};
+
 #[test]
 fn members_and_functions_are_found() {
     // With more fillers the types fill several windows.
     for fillers in [0, 61, 5000] {
         let found = kernel_types(&kernel(fillers, true)[..]).unwrap();
         assert_eq!(found.offsets, OFFSETS);
-        assert_eq!(found.rcu_functions, Some([fillers + 9, fillers + 10]));
+        assert_eq!(found.mappings, Some(MAPPING_OFFSETS));
+        assert_eq!(found.rcu_functions, Some([fillers + 12, fillers + 13]));
         assert_eq!(kernel_types(&kernel(fillers, false)[..]).unwrap().rcu_functions, None);
     }
 }
@@ -115,6 +128,12 @@ fn what_is_missing_is_named() {
     let at = renamed.windows(4).position(|part| part == b"\0pgd").unwrap();
     renamed[at + 1] = b'x';
     assert_eq!(error(&renamed), "it has no mm_struct.pgd");
+    // Kernels before 6.1.
+    let mut older = whole.clone();
+    let at = older.windows(6).position(|part| part == b"\0mm_mt").unwrap();
+    older[at + 1] = b'x';
+    let found = kernel_types(&older[..]).unwrap();
+    assert_eq!((found.offsets, found.mappings), (OFFSETS, None));
     for end in 0..whole.len() {
         assert!(kernel_types(&whole[..end]).is_err(), "{end}");
     }
@@ -124,7 +143,7 @@ fn what_is_missing_is_named() {
 fn a_structure_without_a_name_that_holds_itself_ends() {
     let mut types = Builder::new();
     types.structure("mm_struct", false, &[("", 1, 0)]);
-    assert!(matches!(kernel_types(&types.finish()[..]), Err(BtfError::Missing(_))));
+    assert!(matches!(kernel_types(&types.finish()[..]), Err(BtfError::Missing { .. })));
 }
 
 #[test]
@@ -132,6 +151,7 @@ fn this_kernel_has_them() {
     let Ok(file) = std::fs::File::open("/sys/kernel/btf/vmlinux") else { return };
     let found = kernel_types(&file).unwrap();
     assert!(found.offsets.mm_tables > 0 && found.offsets.task_files > 0, "{found:?}");
+    assert!(found.mappings.is_some_and(|of| of.mapping_flags > of.mapping_start), "{found:?}");
 }
 
 proptest! {

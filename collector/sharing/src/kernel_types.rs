@@ -1,5 +1,5 @@
-//! What a walk needs to know of the kernel's types, from its own description of them (`/sys/kernel/btf/vmlinux`,
-//! CONFIG_DEBUG_INFO_BTF; format: Documentation/bpf/btf.rst, Linux 6.18): offsets of six members, and the ids of two
+//! What is needed of the kernel's types, from its own description of them (`/sys/kernel/btf/vmlinux`,
+//! CONFIG_DEBUG_INFO_BTF; format: Documentation/bpf/btf.rst, Linux 6.18): offsets of a dozen members, and the ids of two
 //! functions.
 //!
 //! One pass over the names and one over the types, each through a window of 64 KiB: a name is stored once, so types
@@ -8,45 +8,64 @@
 use std::io;
 use std::ops::Range;
 
-/// Offsets of members, in bytes.
+/// Offsets of members, in bytes, on the way from a file of this process to the memory of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Offsets {
+pub(crate) struct Offsets {
     /// `task_struct.files`.
-    pub(super) task_files: u32,
+    pub(crate) task_files: u32,
     /// `files_struct.fdt`.
-    pub(super) files_table: u32,
+    pub(crate) files_table: u32,
     /// `fdtable.fd`.
-    pub(super) table_files: u32,
+    pub(crate) table_files: u32,
     /// `fdtable.max_fds`, 4 bytes.
-    pub(super) table_length: u32,
+    pub(crate) table_length: u32,
     /// `file.private_data`.
-    pub(super) file_private: u32,
+    pub(crate) file_private: u32,
     /// `mm_struct.pgd`.
-    pub(super) mm_tables: u32,
+    pub(crate) mm_tables: u32,
+}
+
+/// Offsets of members, in bytes, on the way from the memory of a process to its mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MappingOffsets {
+    /// `mm_struct.mm_mt`, a `maple_tree` (Linux 6.1).
+    pub(crate) mm_mappings: u32,
+    /// `maple_tree.ma_root`.
+    pub(crate) tree_root: u32,
+    /// `vm_area_struct.vm_start`.
+    pub(crate) mapping_start: u32,
+    /// `vm_area_struct.vm_end`.
+    pub(crate) mapping_end: u32,
+    /// `vm_area_struct.vm_mm`.
+    pub(crate) mapping_mm: u32,
+    /// `vm_area_struct.vm_flags`.
+    pub(crate) mapping_flags: u32,
 }
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KernelTypes {
-    pub(super) offsets: Offsets,
+pub(crate) struct KernelTypes {
+    pub(crate) offsets: Offsets,
+    /// `None` if one is missing.
+    pub(crate) mappings: Option<MappingOffsets>,
     /// Ids of `bpf_rcu_read_lock` and `bpf_rcu_read_unlock` (Linux 6.2); `None` where the kernel does not have both.
-    pub(super) rcu_functions: Option<[u32; 2]>,
+    pub(crate) rcu_functions: Option<[u32; 2]>,
 }
 
 /// Why types are not known.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BtfError {
+pub(crate) enum BtfError {
     #[error("it cannot be read: {0}")]
     Read(#[from] io::Error),
     #[error("it is not BTF of this machine's byte order and version 1")]
     Format,
     #[error("it ends within a type")]
     Damaged,
-    #[error("it has no {0}")]
-    Missing(&'static str),
+    #[error("it has no {of}.{member}")]
+    Missing { of: &'static str, member: &'static str },
 }
 
-/// Structures and the members that are wanted of them.
+/// Structures and the members that have to be there.
 const MEMBERS: [(&str, &str); 6] = [
     ("task_struct", "files"),
     ("files_struct", "fdt"),
@@ -55,13 +74,14 @@ const MEMBERS: [(&str, &str); 6] = [
     ("file", "private_data"),
     ("mm_struct", "pgd"),
 ];
-const FULL_NAMES: [&str; 6] = [
-    "task_struct.files",
-    "files_struct.fdt",
-    "fdtable.fd",
-    "fdtable.max_fds",
-    "file.private_data",
-    "mm_struct.pgd",
+/// The same, of mappings.
+const MEMBERS_OF_MAPPINGS: [(&str, &str); 6] = [
+    ("mm_struct", "mm_mt"),
+    ("maple_tree", "ma_root"),
+    ("vm_area_struct", "vm_start"),
+    ("vm_area_struct", "vm_end"),
+    ("vm_area_struct", "vm_mm"),
+    ("vm_area_struct", "vm_flags"),
 ];
 const FUNCTIONS: [&str; 2] = ["bpf_rcu_read_lock", "bpf_rcu_read_unlock"];
 
@@ -81,7 +101,7 @@ const DEEPEST: u32 = 8;
 const MOST_MEMBERS: u32 = 20_000;
 
 /// Reads some bytes at an offset; fewer than wanted only at the end.
-pub(super) trait ReadAt {
+pub(crate) trait ReadAt {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
 }
 
@@ -104,27 +124,46 @@ impl ReadAt for [u8] {
 ///
 /// # Errors
 /// The file cannot be read, is not BTF, or lacks a member.
-pub(super) fn kernel_types(source: &(impl ReadAt + ?Sized)) -> Result<KernelTypes, BtfError> {
+pub(crate) fn kernel_types(source: &(impl ReadAt + ?Sized)) -> Result<KernelTypes, BtfError> {
     let mut window = Window { source, from: 0, bytes: Vec::new() };
     let sections = sections(&mut window)?;
-    let wanted: Vec<&str> = MEMBERS.iter().flat_map(|(of, name)| [*of, *name]).chain(FUNCTIONS).collect();
+    let members = || MEMBERS.iter().chain(&MEMBERS_OF_MAPPINGS);
+    let wanted: Vec<&str> = members().flat_map(|(of, name)| [*of, *name]).chain(FUNCTIONS).collect();
     let names = find_names(&mut window, sections.names, &wanted)?;
     let name = |text: &str| wanted.iter().position(|wanted| *wanted == text).and_then(|at| names[at]);
-    let of_types = MEMBERS.iter().map(|(of, _)| *of).chain(FUNCTIONS).filter_map(name).collect();
+    let of_types = members().map(|(of, _)| *of).chain(FUNCTIONS).filter_map(name).collect();
     let types = Types::read(&mut window, sections.types, of_types)?;
-    let mut offsets = [0; MEMBERS.len()];
     let mut left = MOST_MEMBERS;
-    for (((of, member), full), offset) in MEMBERS.iter().zip(FULL_NAMES).zip(&mut offsets) {
-        let found = match (name(of), name(member)) {
-            (Some(of), Some(member)) => types.member(&mut window, of, member, &mut left)?,
-            _ => None,
-        };
-        *offset = found.ok_or(BtfError::Missing(full))?;
-    }
-    let [task_files, files_table, table_files, table_length, file_private, mm_tables] = offsets;
+    let mut offsets = |wanted: &[(&'static str, &'static str); 6]| {
+        let mut offsets = [0; 6];
+        for (&(of, member), offset) in wanted.iter().zip(&mut offsets) {
+            let found = match (name(of), name(member)) {
+                (Some(of), Some(member)) => types.member(&mut window, of, member, &mut left)?,
+                _ => None,
+            };
+            *offset = found.ok_or(BtfError::Missing { of, member })?;
+        }
+        Ok(offsets)
+    };
+    let [task_files, files_table, table_files, table_length, file_private, mm_tables] = offsets(&MEMBERS)?;
+    let mappings = match offsets(&MEMBERS_OF_MAPPINGS) {
+        Ok([mm_mappings, tree_root, mapping_start, mapping_end, mapping_mm, mapping_flags]) => {
+            Some(MappingOffsets {
+                mm_mappings,
+                tree_root,
+                mapping_start,
+                mapping_end,
+                mapping_mm,
+                mapping_flags,
+            })
+        }
+        Err(BtfError::Missing { .. }) => None,
+        Err(error) => return Err(error),
+    };
     let [lock, unlock] = FUNCTIONS.map(|function| types.function(name(function)?));
     Ok(KernelTypes {
         offsets: Offsets { task_files, files_table, table_files, table_length, file_private, mm_tables },
+        mappings,
         rcu_functions: lock.zip(unlock).map(<[u32; 2]>::from),
     })
 }
