@@ -4,7 +4,10 @@ use huddle_testing::emulated::host::EmulatedHost;
 
 use crate::{RUN, SOON, Test, end, json, start};
 
-pub const TESTS: &[Test] = &[("pages_are_merged_measured_planned_pinned_and_restored", merged)];
+pub const TESTS: &[Test] = &[
+    ("pages_are_merged_measured_planned_pinned_and_restored", merged),
+    ("flags_of_mappings_are_those_of_smaps", flags),
+];
 
 /// Pages of the data that two have in common.
 const PAGES: u64 = 400;
@@ -47,6 +50,12 @@ fn merged(host: &mut EmulatedHost) {
     assert_eq!(before, after);
     end(host, &pids);
     ksm_off(host);
+}
+
+fn flags(host: &mut EmulatedHost) {
+    let checked = host.run("huddle-check mappings::", RUN);
+    println!("{}{}", checked.stdout, checked.stderr);
+    assert!(checked.success().contains("1 passed"));
 }
 
 /// Has KSM merge what there is at once.

@@ -1,8 +1,10 @@
-//! `huddle-check`: huddle's readers of counters and of KVM against what is known, on emulated hosts (`cargo xtask
-//! host`): `huddle-check pmu::` where there is a PMU, `huddle-check kvm::` where there is KVM.
+//! `huddle-check`: huddle's readers of counters, of KVM and of mappings against what is known, on emulated hosts (`cargo
+//! xtask host`): `huddle-check pmu::` where there is a PMU, `huddle-check kvm::` where there is KVM, `huddle-check
+//! mappings::` everywhere.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod kvm;
+mod mappings;
 mod pmu;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -18,5 +20,9 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Each has the counters of its processor for itself.
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, pmu::TESTS.iter().chain(kvm::TESTS).map(trial).collect()).exit();
+    libtest_mimic::run(
+        &arguments,
+        pmu::TESTS.iter().chain(kvm::TESTS).chain(mappings::TESTS).map(trial).collect(),
+    )
+    .exit();
 }
