@@ -78,6 +78,7 @@ fn rounds_of_a_loop(program: &Path, gib: usize) -> bool {
     let ksm = Ksm::start();
     ksm.set("smart_scan", "1");
     ksm.set("pages_to_scan", "200000");
+    wait_for_quick_passes(&ksm);
     let [by_tables, by_pagemap] = ["auto", "pagemap"]
         .map(|read_by| tenants.round(program, &format!("[sharing]\nread_by = \"{read_by}\"\n")));
     let ratio = by_tables / by_pagemap;
@@ -86,6 +87,18 @@ fn rounds_of_a_loop(program: &Path, gib: usize) -> bool {
          by page tables, {by_pagemap:.1} by pagemap: {ratio:.3} (limit {LIMIT_ROUND})"
     );
     ratio <= LIMIT_ROUND
+}
+
+/// Waits until each interval of the loop has a pass: so each round has one window of observation.
+fn wait_for_quick_passes(ksm: &Ksm) {
+    for _ in 0..120 {
+        let before = ksm.number("full_scans");
+        std::thread::sleep(Duration::from_secs(1));
+        if ksm.number("full_scans") >= before + 2 {
+            return;
+        }
+    }
+    println!("passes of KSM take longer than the interval: rounds have several windows");
 }
 
 /// Milliseconds of processor time that `work` adds to what this process, or its children that have ended, used.

@@ -1,9 +1,8 @@
 //! The guest memory of processes: which mappings it is ([`rule`]), and when that is read again.
 //!
-//! smaps reports the flags of mappings, but the kernel walks all page tables for it, as expensive as the scan. So
-//! another source of flags is asked first, where there is one ([`FlagSource`]), and
-//! the answer for a process (same id, same start) is kept while all of this holds, and is read again
-//! otherwise:
+//! smaps reports the flags of mappings, but the kernel walks all page tables for it, as expensive as the scan. So another
+//! source of flags is asked first, where there is one ([`FlagSource`]), and the answer for a process (same id, same start)
+//! is kept while all of this holds, and is read again otherwise:
 //! - the text of its `maps` is the same, as far as a hash of 64 bits with random keys tells;
 //! - `ksm_merge_any` and `ksm_mergeable` of its `ksm_stat` are the same (where the kernel has them);
 //! - `/sys/kernel/mm/ksm/run` is the same;
