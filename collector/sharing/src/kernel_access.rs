@@ -44,7 +44,8 @@ impl Structures {
         // A command that dropped it is not to try: its filter of system calls may forbid bpf(2).
         let status = status::own(root).map_err(|error| error.to_string())?;
         let has = |capability| status.has(capability);
-        if !has(Capability::SysAdmin) && !(has(Capability::Bpf) && has(Capability::Perfmon)) {
+        let may_read = has(Capability::SysAdmin) || has(Capability::Bpf) && has(Capability::Perfmon);
+        if !may_read {
             return Err("reading the kernel's memory takes CAP_BPF and CAP_PERFMON".into());
         }
         let own = pagemap::open(&root.proc("self/pagemap")).map_err(|error| error.to_string())?;
