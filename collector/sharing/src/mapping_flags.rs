@@ -27,7 +27,7 @@ const NODE_WORDS: usize = 32;
 const NODE_BYTES: u64 = NODE_WORDS as u64 * 8;
 /// Deepest tree: each node has at least a few slots, and there are less than 2^32 mappings.
 const DEEPEST: u32 = 16;
-/// Addresses from here on are no part of a process: what `maps` has there ([vsyscall]) is in no tree.
+/// Addresses from here on are no part of a process: what `maps` has there (`[vsyscall]`) is in no tree.
 const KERNEL_HALF: u64 = 1 << 63;
 
 /// Reads flags of mappings in the kernel's memory.
