@@ -1,8 +1,8 @@
 //! What huddle costs as a whole: `huddle matrix` from start to end, beside a raw read of the pagemaps of the same memory,
 //! which no scan by pagemap can undercut; and a round of `huddle run` over 64 VMs, by page tables and by pagemap.
 //!
-//! `cargo bench --profile dev -p huddle --bench command -- [--gib N] [--rounds N] [--program PATH]`, as root. `--program`
-//! measures another build, as that of `cargo xtask dist`. Processor time in user space and in the kernel, of all threads.
+//! `cargo bench --profile dev -p huddle --bench command -- [--gib N] [--runs N] [--program PATH]`, as root. `--program`
+//! measures another build, such as that of `cargo xtask dist`. Processor time in user space and in the kernel, of all threads.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark: what fails, panics")]
 
 use std::fs::File;
@@ -41,20 +41,20 @@ fn main() {
     let option =
         |name: &str| arguments.iter().position(|argument| argument == name).map(|at| &arguments[at + 1]);
     let gib: usize = option("--gib").map_or(8, |text| text.parse().unwrap());
-    let rounds: usize = option("--rounds").map_or(7, |text| text.parse().unwrap());
+    let runs: usize = option("--runs").map_or(7, |text| text.parse().unwrap());
     let program =
         option("--program").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_huddle")), PathBuf::from);
-    let met = [whole_command(&program, gib, rounds), rounds_of_a_loop(&program, gib)];
+    let met = [whole_command(&program, gib, runs), rounds_of_a_loop(&program, gib)];
     if met.contains(&false) {
         println!("a limit is MISSED");
     }
 }
 
-fn whole_command(program: &Path, gib: usize, rounds: usize) -> bool {
+fn whole_command(program: &Path, gib: usize, runs: usize) -> bool {
     let tenants = Tenants::start(gib, VMS_OF_COMMAND);
     let state = tempfile::tempdir().unwrap();
     let (mut raw, mut whole, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
+    for _ in 0..runs {
         raw.push(used(UsageWho::RUSAGE_SELF, || tenants.read_pagemaps()));
         whole.push(used(UsageWho::RUSAGE_CHILDREN, || {
             let output = tenants.command(program, "matrix", state.path()).stdout(Stdio::null()).status();
@@ -63,10 +63,7 @@ fn whole_command(program: &Path, gib: usize, rounds: usize) -> bool {
         ratios.push(whole[whole.len() - 1] / raw[raw.len() - 1]);
     }
     let is_met = median(&ratios) <= LIMIT_COMMAND;
-    println!(
-        "huddle matrix over {gib} GiB in {VMS_OF_COMMAND} VMs, {rounds} runs, ms: {}",
-        spread(&whole, 1)
-    );
+    println!("huddle matrix over {gib} GiB in {VMS_OF_COMMAND} VMs, {runs} runs, ms: {}", spread(&whole, 1));
     println!("raw read of the pagemaps, ms: {}", spread(&raw, 1));
     println!("whole command / raw read: {} (limit {LIMIT_COMMAND})", spread(&ratios, 3));
     is_met

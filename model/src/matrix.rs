@@ -47,7 +47,7 @@ pub enum Method {
     /// Frames that both VMs map, from the page tables: what is shared now.
     Merged,
     /// The same, kept current by the kernel's reports of merges and writes since the page tables were read; only in
-    /// recordings of schema versions up to 7.
+    /// recordings of earlier releases.
     Events,
     /// Equal contents of pages, wherever they are: what could be shared.
     Content,

@@ -88,7 +88,7 @@ enum Task {
     Check,
     /// Builds the programs for distribution, and checks their size
     Dist,
-    /// Rebuilds the BPF objects that are in the repository, with pinned tools
+    /// Rebuilds the BPF object that is in the repository, with pinned tools
     Ebpf(ebpf::Arguments),
 }
 

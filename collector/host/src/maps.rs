@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use super::limits::{Limits, TooMuch, count};
+use super::limits::{Limits, TooMuch, VmTime, count};
 use super::{HostError, HostRoot, read_at_most};
 
 /// A file by its device and inode, whatever its name is now.
@@ -56,19 +56,22 @@ pub trait FlagSource: std::fmt::Debug + Send + Sync {
     /// Fills in the flags of all mappings of a process, which are those that its `maps` had just now, in order.
     ///
     /// # Errors
-    /// Some were not found, and smaps has to be read.
-    fn fill(&self, pid: i32, mappings: &mut [Mapping]) -> Result<(), FlagsError>;
+    /// Some were not found, or `time` is over. Flags of the others may be filled in; they are not to be used.
+    fn fill(&self, pid: i32, mappings: &mut [Mapping], time: VmTime) -> Result<(), FlagsError>;
 }
 
 /// Why there are no flags.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlagsError {
-    /// There will never be any on this host, for this reason.
+    /// They cannot be read on this host, for this reason.
     #[error("{0}")]
     Unavailable(String),
     /// The process has ended, or its mappings are others by now.
     #[error("the mappings have changed")]
     Changed,
+    /// It takes too long.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
 }
 
 impl Mapping {

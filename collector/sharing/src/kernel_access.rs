@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use huddle_host::HostRoot;
 use huddle_host::status::{self, Capability};
@@ -12,10 +13,19 @@ use crate::bpf::kernel_read::KernelRead;
 use crate::kernel_types::{self, BtfError, KernelTypes};
 use crate::pagemap;
 
-/// Access to the kernel's structures, which is found out when it is needed first and shared by all clones, or why
-/// there is none.
+/// Time after which what failed is tried again: descriptors or memory may have been short.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Access to the kernel's structures, opened when it is first needed and shared by all clones, or the reason why there
+/// is none.
 #[derive(Clone, Debug, Default)]
-pub struct KernelAccess(Arc<OnceLock<Result<Arc<Structures>, String>>>);
+pub struct KernelAccess(Arc<Mutex<Option<Opened>>>);
+
+#[derive(Debug)]
+struct Opened {
+    at: Instant,
+    structures: Result<Arc<Structures>, String>,
+}
 
 impl KernelAccess {
     /// The structures.
@@ -23,7 +33,11 @@ impl KernelAccess {
     /// # Errors
     /// Why they cannot be read here, as one clause.
     pub(crate) fn structures(&self, root: &HostRoot) -> Result<Arc<Structures>, String> {
-        self.0.get_or_init(|| Structures::open(root).map(Arc::new)).clone()
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_kept = |opened: &Opened| opened.structures.is_ok() || opened.at.elapsed() < AGAIN;
+        let kept = opened.take().filter(is_kept);
+        let open = || Opened { at: Instant::now(), structures: Structures::open(root).map(Arc::new) };
+        opened.insert(kept.unwrap_or_else(open)).structures.clone()
     }
 }
 

@@ -133,9 +133,8 @@ pub(crate) fn kernel_types(source: &(impl ReadAt + ?Sized)) -> Result<KernelType
     let name = |text: &str| wanted.iter().position(|wanted| *wanted == text).and_then(|at| names[at]);
     let of_types = members().map(|(of, _)| *of).chain(FUNCTIONS).filter_map(name).collect();
     let types = Types::read(&mut window, sections.types, of_types)?;
-    let mut left = MOST_MEMBERS;
     let mut offsets = |wanted: &[(&'static str, &'static str); 6]| {
-        let mut offsets = [0; 6];
+        let (mut offsets, mut left) = ([0; 6], MOST_MEMBERS);
         for (&(of, member), offset) in wanted.iter().zip(&mut offsets) {
             let found = match (name(of), name(member)) {
                 (Some(of), Some(member)) => types.member(&mut window, of, member, &mut left)?,
@@ -143,9 +142,10 @@ pub(crate) fn kernel_types(source: &(impl ReadAt + ?Sized)) -> Result<KernelType
             };
             *offset = found.ok_or(BtfError::Missing { of, member })?;
         }
-        Ok(offsets)
+        Ok::<_, BtfError>(offsets)
     };
     let [task_files, files_table, table_files, table_length, file_private, mm_tables] = offsets(&MEMBERS)?;
+    // Whoever needs no mappings does not ask why they are not described.
     let mappings = match offsets(&MEMBERS_OF_MAPPINGS) {
         Ok([mm_mappings, tree_root, mapping_start, mapping_end, mapping_mm, mapping_flags]) => {
             Some(MappingOffsets {
@@ -157,8 +157,7 @@ pub(crate) fn kernel_types(source: &(impl ReadAt + ?Sized)) -> Result<KernelType
                 mapping_flags,
             })
         }
-        Err(BtfError::Missing { .. }) => None,
-        Err(error) => return Err(error),
+        Err(_) => None,
     };
     let [lock, unlock] = FUNCTIONS.map(|function| types.function(name(function)?));
     Ok(KernelTypes {

@@ -182,7 +182,7 @@ impl MergedScan {
         Self { zero_pages, ..self }
     }
 
-    /// The same with access to the kernel that others use, too.
+    /// The same, with access to the kernel's structures that is shared with others.
     pub fn with_kernel_access(self, access: KernelAccess) -> Self {
         Self { tables: Arc::new(KeptTables::by(access)), ..self }
     }

@@ -87,6 +87,7 @@ pub(crate) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
     let mut findings = counting::try_out(set);
     findings.extend(programs::try_out(root, set));
     findings.push(programs::try_out_page_tables(root));
+    findings.push(programs::try_out_mapping_flags(root));
     findings
 }
 

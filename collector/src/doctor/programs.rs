@@ -9,6 +9,7 @@ use huddle_host::architecture::Architecture;
 use huddle_observe::perf::EventSet;
 use huddle_observe::probes::program::{Program, ProgramStatus};
 use huddle_observe::probes::{ProbeConfig, ProbeError, Probes};
+use huddle_sharing::{KernelAccess, KernelMappings};
 
 const AREA: &str = "BPF programs";
 
@@ -45,6 +46,25 @@ fn judge_page_tables(readable: Result<(), String>, architecture: Architecture) -
             reason,
             "a scan reads /proc/PID/pagemap instead, which takes 2 to 12 times as long and finds the same",
             (architecture == Architecture::X86).then_some(REMEDY),
+        ),
+    }
+}
+
+/// Whether flags of mappings can be read without smaps.
+pub(super) fn try_out_mapping_flags(root: &HostRoot) -> Finding {
+    judge_mapping_flags(KernelMappings::new(root.clone(), KernelAccess::default()).try_out())
+}
+
+fn judge_mapping_flags(readable: Result<(), String>) -> Finding {
+    const REMEDY: &str = "run huddle as root (or with CAP_BPF and CAP_PERFMON), on a kernel from 6.1 on with \
+                          CONFIG_DEBUG_INFO_BTF that is not locked down for confidentiality";
+    let item = Item { area: AREA, item: "mapping_flags" };
+    match readable {
+        Ok(()) => item.good("are read", "discovery reads in the kernel's memory which mappings KSM looks at"),
+        Err(reason) => item.missing(
+            reason,
+            "discovery reads /proc/PID/smaps instead, which takes longer than a scan and finds the same",
+            Some(REMEDY),
         ),
     }
 }
@@ -139,6 +159,9 @@ mod tests {
         assert_eq!((refused.state, refused.value.as_str()), (State::Missing, "no types"));
         assert!(refused.remedy.is_some());
         assert_eq!(super::judge_page_tables(Err("not x86".into()), Architecture::Arm64).remedy, None);
+        assert_eq!(judge_mapping_flags(Ok(())).state, State::Good);
+        let refused = judge_mapping_flags(Err("no types".into()));
+        assert!(refused.state == State::Missing && refused.remedy.is_some(), "{refused:?}");
     }
 
     #[test]

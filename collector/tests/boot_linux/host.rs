@@ -48,6 +48,7 @@ fn doctor_knows_this_architecture(host: &mut EmulatedHost) {
     for item in ["kvm_entry", "kvm_exit"] {
         assert_eq!(doctor.finding(item)["value"], "attaches");
     }
+    assert_eq!(doctor.finding("mapping_flags")["state"], "good");
     doctor.has_the_caches_that_are_described();
 }
 

@@ -1,6 +1,6 @@
 //! Plans while nothing is merged: they move nothing.
 //!
-//! Methods `merged` and `events` measure what is merged. Where they find that no two VMs share a frame, VMs that are
+//! Method `merged` measures what is merged. Where it finds that no two VMs share a frame, VMs that are
 //! equal look like VMs that have nothing in common: a policy that goes by sharing would place them by chance, and
 //! often apart. So its plan waits, and says why nothing is merged as far as that is known. What counts as a basis
 //! nevertheless:

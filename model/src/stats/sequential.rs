@@ -51,8 +51,8 @@ pub fn evidence_below(pairs: &[(f64, f64)], more_is_better: bool, change: f64) -
 }
 
 /// The median of the changes of all blocks, with the 95 % confidence sequence for a change that is the same in all
-/// blocks; `None` without blocks. The interval is `None` while values far from all blocks are in
-/// it, which is so below 7 blocks and may be so with 7.
+/// blocks; `None` without blocks. The interval is `None` while values far from all blocks are in it, which is so below
+/// 7 blocks and may be so with 7.
 pub fn sequential_estimate(pairs: &[(f64, f64)], more_is_better: bool) -> Option<Estimate> {
     let ratios = log_ratios(pairs, more_is_better);
     let middle = median(&ratios)?;
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn few_blocks_have_no_interval_and_equal_ones_a_point() {
         assert_eq!(sequential_estimate(&pairs(&[0.1, 0.12, 0.11]), true).unwrap().ci95, None);
-        // Blocks that a far value is as far from each of: the bets on 6 or 7 of them cannot win enough.
+        // Nearly equal blocks: a far value is equally far from each, and bets on 6 or 7 of them cannot win enough.
         let near =
             |blocks: u32| (0..blocks).map(|block| 0.1 + f64::from(block % 2) / 1e3).collect::<Vec<_>>();
         assert_eq!(sequential_estimate(&pairs(&near(7)), true).unwrap().ci95, None);

@@ -10,7 +10,7 @@
 //!
 //! What that can miss, for at most [`MAX_AGE`]: madvise on exactly one whole mapping of a process
 //! that already has another mergeable mapping changes neither text. And where `ksm_stat` says that
-//! nothing is mergeable and `maps` has no name that could be hugetlbfs, smaps is not needed at all.
+//! nothing is mergeable and `maps` has no name that could be hugetlbfs, flags are not needed at all.
 
 mod rule;
 
@@ -28,8 +28,11 @@ use crate::maps::{self, FlagSource, FlagsError, Mapping};
 use crate::process_ksm::{self, KsmMarks};
 use crate::{HostError, HostRoot};
 
-/// Longest time that the regions of a process are kept without reading smaps again.
+/// Longest time that the regions of a process are kept without reading flags again.
 pub const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// How often flags are read of mappings that change meanwhile, before smaps is.
+const TRIES: u32 = 3;
 
 /// The guest memory of processes, kept between scans by the rule of this module.
 #[derive(Debug, Default)]
@@ -111,7 +114,7 @@ impl MemoryCache {
         }
         let mut mappings = maps::parse_maps(root, process.id, &maps)?;
         let needs_flags = !key.marks.nothing_marked() || mappings.iter().any(may_be_huge_tlb);
-        if needs_flags && !self.fill_flags(process.id, &mut mappings) {
+        if needs_flags && !self.fill_flags(root, process.id, &mut mappings, (limits, time))? {
             self.smaps_reads += 1;
             mappings = maps::smaps(root, process.id, limits)?;
         }
@@ -119,30 +122,39 @@ impl MemoryCache {
         self.entries.insert(process, Entry { key, read_at: now, memory: memory.clone() });
         Ok(memory)
     }
-}
 
-impl MemoryCache {
-    /// Whether the flags are known by the source.
-    fn fill_flags(&mut self, pid: i32, mappings: &mut [Mapping]) -> bool {
-        let Some(source) = &self.flags else { return false };
-        match source.fill(pid, mappings) {
-            Ok(()) => true,
-            Err(FlagsError::Changed) => false,
-            Err(FlagsError::Unavailable(_)) => {
-                self.flags = None;
-                false
+    /// Whether the flags are known without smaps. Mappings that change meanwhile are read again.
+    fn fill_flags(
+        &self,
+        root: &HostRoot,
+        pid: i32,
+        mappings: &mut Vec<Mapping>,
+        (limits, time): (&Limits, VmTime),
+    ) -> Result<bool, HostError> {
+        let Some(source) = &self.flags else { return Ok(false) };
+        for _ in 0..TRIES {
+            match source.fill(pid, mappings, time) {
+                Ok(()) => return Ok(true),
+                Err(FlagsError::Unavailable(_)) => return Ok(false),
+                Err(FlagsError::TooMuch(why)) => return Err(why.into()),
+                Err(FlagsError::Changed) => {
+                    *mappings = maps::parse_maps(root, pid, &maps::maps_text(root, pid, limits)?)?;
+                }
             }
         }
+        Ok(false)
     }
 }
 
-/// hugetlbfs memory always has a name with a slash; only smaps distinguishes it from another file.
+/// hugetlbfs memory always has a name with a slash; only flags distinguish it from another file.
 fn may_be_huge_tlb(mapping: &Mapping) -> bool {
     mapping.writable && mapping.name.starts_with('/') && mapping.len_bytes() >= MIN_FILE_BYTES
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use huddle_model::vm::MemoryKind;
 
     use super::*;
@@ -208,14 +220,15 @@ mod tests {
         assert_eq!(cache.smaps_reads(), 6, "forgotten");
     }
 
-    /// Says that everything is mergeable, or why it says nothing.
+    /// Says that everything is mergeable, once it has said why not so often.
     #[derive(Debug)]
-    struct Source(Option<FlagsError>);
+    struct Source(Mutex<Vec<FlagsError>>);
 
     impl FlagSource for Source {
-        fn fill(&self, pid: i32, mappings: &mut [Mapping]) -> Result<(), FlagsError> {
+        fn fill(&self, pid: i32, mappings: &mut [Mapping], time: VmTime) -> Result<(), FlagsError> {
             assert_eq!(pid, PROCESS.id);
-            self.0.clone().map_or(Ok(()), Err)?;
+            time.check()?;
+            self.0.lock().unwrap().pop().map_or(Ok(()), Err)?;
             let flags = maps::MappingFlags { mergeable: true, huge_tlb: false };
             mappings.iter_mut().for_each(|mapping| mapping.flags = Some(flags));
             Ok(())
@@ -225,18 +238,25 @@ mod tests {
     #[test]
     fn smaps_is_not_read_where_another_source_has_the_flags() {
         let tree = Tree::new("ksm_merge_any: no\nksm_mergeable: yes\n", "");
-        let begin = Instant::now();
         let cases = [
-            (None, MemoryKind::Mergeable, 0, true),
-            (Some(FlagsError::Changed), MemoryKind::Anonymous, 1, true),
-            (Some(FlagsError::Unavailable("no types".into())), MemoryKind::Anonymous, 1, false),
+            (Vec::new(), MemoryKind::Mergeable, 0),
+            (vec![FlagsError::Changed; 2], MemoryKind::Mergeable, 0),
+            (vec![FlagsError::Changed; 3], MemoryKind::Anonymous, 1),
+            (vec![FlagsError::Unavailable("no types".into())], MemoryKind::Anonymous, 1),
         ];
-        for (why, kind, reads, is_kept) in cases {
+        for (why, kind, reads) in cases {
             let mut cache = MemoryCache::default();
-            cache.set_flag_source(Arc::new(Source(why)));
-            assert_eq!(tree.kind(&mut cache, 1, begin), kind);
-            assert_eq!((cache.smaps_reads(), cache.flags.is_some()), (reads, is_kept));
+            cache.set_flag_source(Arc::new(Source(Mutex::new(why))));
+            assert_eq!(tree.kind(&mut cache, 1, Instant::now()), kind);
+            assert_eq!(cache.smaps_reads(), reads);
         }
+        let mut cache = MemoryCache::default();
+        cache.set_flag_source(Arc::new(Source(Mutex::default())));
+        let over = Budget::of_round(&Limits { vm_ms: 0, ..Limits::default() }).vm();
+        let of = (PROCESS, ProcessRole::Vmm);
+        let limits = Limits::default();
+        let late = cache.memory_at(&tree.root, of, Some(1), (&limits, over), Instant::now());
+        assert!(matches!(late, Err(HostError::TooMuch(_))));
     }
 
     #[test]

@@ -41,9 +41,11 @@ impl KernelRead {
         (address != 0 && context.status == 0).then_some(context.words)
     }
 
-    /// The word at an address.
+    /// The word at an address that is a multiple of 8.
     pub(crate) fn word(&self, address: u64) -> Option<u64> {
-        Some(self.read(address)?[0])
+        // From a multiple of their length on, 64 bytes cross no page: what is behind the word may not be mapped.
+        let first = address & !(WORDS as u64 * 8 - 1);
+        Some(self.read(first)?[((address - first) / 8) as usize])
     }
 
     /// Address of the `struct task_struct` of this thread.

@@ -12,8 +12,8 @@ const FILES: &[Capability] = &[Capability::CAP_DAC_READ_SEARCH];
 const VMS: &[Capability] =
     &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_DAC_OVERRIDE];
 
-/// Frame numbers in /proc/PID/pagemap and kpageflags; and for a fast scan of merged frames BPF programs, and
-/// kernel symbols for the zero page.
+/// Frame numbers in /proc/PID/pagemap and kpageflags; and for a fast scan of merged frames, of page tables and of
+/// mappings BPF programs, and kernel symbols for the zero page.
 const FRAMES: &[Capability] =
     &[Capability::CAP_SYS_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYSLOG];
 

@@ -134,7 +134,7 @@ const PROCESSES: &[i64] = &[
     libc::SYS_kill,
 ];
 
-/// BPF programs and perf events: counters, probes, the fast scan of merged frames.
+/// BPF programs and perf events: counters, probes, fast readings of merged frames, page tables and mappings.
 const PROBES: &[i64] = &[libc::SYS_bpf, libc::SYS_perf_event_open];
 
 /// The state directory, recordings, resctrl's monitoring groups.

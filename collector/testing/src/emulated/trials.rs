@@ -4,6 +4,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -51,7 +52,10 @@ pub fn trial(
         let run = AssertUnwindSafe(|| {
             let running = host.take_if(|(running, _)| *running != kind);
             drop(running);
-            test(&mut host.get_or_insert_with(|| (kind, boot(&image))).1);
+            let host = &mut host.get_or_insert_with(|| (kind, boot(&image))).1;
+            let begin = Instant::now();
+            test(host);
+            eprintln!("the test took {:.1?}", begin.elapsed());
         });
         std::panic::catch_unwind(run).map_err(|panic| Failed::from(text_of(&*panic)))
     })

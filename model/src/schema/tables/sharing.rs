@@ -39,7 +39,7 @@ rows! {
         shared_file_frames: Option<u64>, "frames";
         /// The shared frames as a part (0 to 1) of the frames that `vm` uses.
         rate: f64, "fraction";
-        /// How it was measured: merged (frames that both map), events, content or file.
+        /// How it was measured: merged (frames that both map), content, file, or (earlier releases) events.
         method: String, "none";
         /// How long measuring the whole matrix took; null if the matrix lacks it.
         measured_in_us: Option<u64>, "us";

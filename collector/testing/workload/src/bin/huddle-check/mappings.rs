@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use huddle_host::HostRoot;
-use huddle_host::limits::Limits;
+use huddle_host::limits::{Budget, Limits};
 use huddle_host::maps::{self, FlagSource as _};
 use huddle_sharing::{KernelAccess, KernelMappings};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect};
@@ -49,7 +49,8 @@ fn compare(pid: i32) -> Result<usize, String> {
     let text = maps::maps_text(&root, pid, &limits).map_err(|error| error.to_string())?;
     let mut mappings = maps::parse_maps(&root, pid, &text).map_err(|error| error.to_string())?;
     let source = KernelMappings::new(root.clone(), KernelAccess::default());
-    source.fill(pid, &mut mappings).map_err(|error| error.to_string())?;
+    let time = Budget::of_round(&limits).vm();
+    source.fill(pid, &mut mappings, time).map_err(|error| error.to_string())?;
     let marked = mappings.iter().filter(|mapping| mapping.flags.is_some_and(|flags| flags.mergeable)).count();
     let smaps = maps::smaps(&root, pid, &limits).map_err(|error| error.to_string())?;
     if mappings != smaps || marked != 1 {
