@@ -38,7 +38,7 @@ const DEEPEST: u32 = 16;
 /// Addresses from here on are the kernel's: no process has a mapping there, and what `maps` has (`[vsyscall]`) is in no
 /// tree.
 const KERNEL_HALF: u64 = 1 << 63;
-/// Readings of this process's own mappings, which its threads may change meanwhile.
+/// Readings of this process's own mappings: the kernel may join pages of ours with a new mapping beside them.
 const TRIES: u32 = 8;
 
 /// Reads flags of mappings in the kernel's memory.
@@ -65,7 +65,8 @@ impl KernelMappings {
         self.check(time).map_err(|error| error.to_string())
     }
 
-    fn read(&self, pid: i32, mappings: &mut [Mapping], time: VmTime) -> Result<(), FlagsError> {
+    /// Fills in the flags of some mappings of a process that has `count`.
+    fn read(&self, pid: i32, mappings: &mut [Mapping], count: usize, time: VmTime) -> Result<(), FlagsError> {
         let structures = self.access.structures(&self.root).map_err(FlagsError::Unavailable)?;
         let unavailable = |why: &str| FlagsError::Unavailable(why.to_owned());
         let of = structures.types.mappings;
@@ -78,7 +79,7 @@ impl KernelMappings {
         let tree = memory.0.checked_add(of.mm_mappings.into()).ok_or(FlagsError::Changed)?;
         let root = structures.word(tree, of.tree_root).ok_or(FlagsError::Changed)?;
         let read = |address| structures.kernel.read(address);
-        let found = areas(&read, fields, memory, (tree, root), mappings.len(), time)?;
+        let found = areas(&read, fields, memory, (tree, root), most_of(count), time)?;
         assign(mappings, &found).ok_or(FlagsError::Changed)
     }
 
@@ -94,7 +95,10 @@ impl KernelMappings {
         for _ in 0..TRIES {
             let text = maps::maps_text(&self.root, own, &Limits::default()).map_err(host)?;
             let mut mappings = maps::parse_maps(&self.root, own, &text).map_err(host)?;
-            match self.read(own, &mut mappings, time) {
+            let count = mappings.len();
+            // The others change with every allocation.
+            mappings.retain(|mapping| pages.are_in(mapping));
+            match self.read(own, &mut mappings, count, time) {
                 Err(FlagsError::Changed) => {}
                 Err(error) => return Err(error),
                 Ok(()) if pages.are_right(&mappings) => return Ok(()),
@@ -115,7 +119,7 @@ impl FlagSource for KernelMappings {
             self.check(time)?;
             self.is_checked.get_or_init(|| ());
         }
-        self.read(pid, mappings, time)
+        self.read(pid, mappings, mappings.len(), time)
     }
 }
 
@@ -135,6 +139,12 @@ impl OwnPages {
         // SAFETY: within the mapping made above; the advice changes no content.
         let marked = unsafe { madvise(start.byte_add(page_bytes), page_bytes, MmapAdvise::MADV_MERGEABLE) };
         Ok(Self { start, page_bytes, is_marked: marked.is_ok() })
+    }
+
+    /// Whether one of them is in this mapping.
+    fn are_in(&self, mapping: &Mapping) -> bool {
+        let start = self.start.as_ptr() as u64;
+        mapping.start < start + 3 * self.page_bytes as u64 && start < mapping.end
     }
 
     /// Whether these mappings have the middle page as the one that is marked.
@@ -190,7 +200,12 @@ struct Area {
 /// Reads the kernel's memory at an address; `None` if nothing is mapped.
 type Read<'a> = dyn Fn(u64) -> Option<[u64; WORDS]> + 'a;
 
-/// The mappings of a process in the tree at an address, with this root; at most `most`, since there should be no more.
+/// The most mappings that are read of a process that had so many: there may be new ones.
+fn most_of(count: usize) -> usize {
+    2 * count + 16
+}
+
+/// The mappings of a process in the tree at an address, with this root; at most `most`.
 ///
 /// # Errors
 /// It does not read as such a tree, or `time` is over.
@@ -206,7 +221,7 @@ fn areas(
     if root & 3 != 2 {
         return Err(FlagsError::Changed);
     }
-    let mut list = List { read, fields, memory, most, nodes: 2 * most + 16, time, found: Vec::new() };
+    let mut list = List { read, fields, memory, most, nodes: 2 * most, time, found: Vec::new() };
     list.node(root, tree, u64::MAX, DEEPEST)?;
     Ok(list.found)
 }
@@ -253,7 +268,7 @@ impl NodeKind {
 }
 
 impl List<'_> {
-    /// Collects the mappings below a node whose range ends at `last`, and which is below `parent`.
+    /// Collects the mappings below a node whose range ends at `last`, and which is itself below `parent`.
     fn node(&mut self, entry: u64, parent: u64, last: u64, depth: u32) -> Result<(), FlagsError> {
         self.time.check().map_err(FlagsError::TooMuch)?;
         self.nodes = self.nodes.checked_sub(1).ok_or(FlagsError::Changed)?;
