@@ -150,7 +150,7 @@ fn beside_pinned_counters(host: &mut EmulatedHost) {
     let pid = start(host, LOAD);
     let thread = host.run(&format!("ls /proc/{pid}/task | tail -n 1"), SOON).success();
     let taker = start(host, &format!("take-counters {}", thread.trim()));
-    run_for(host, 4, &format!("--vm a={pid} --window 0.5 {STAND_INS} --record /tmp/pinned"));
+    run_for(host, 2, &format!("--vm a={pid} --window 0.3 {STAND_INS} --record /tmp/pinned"));
     end(host, &[taker, pid]);
     let directory = recorded(host, "/tmp/pinned");
     let rows = recording::rows(&directory.path().join("counters"));
