@@ -339,8 +339,9 @@ fn replays() {
     drop(tenants);
     let top = format!("top --replay {recording}");
     let terminal = Terminal::start(dir.path(), (120, 30), &script(dir.path(), &top));
-    let screen = terminal.shows("replay of run");
-    assert!(screen.contains("REPLAY round"), "{screen}");
+    terminal.shows("replay of run");
+    // Its first step may be one before the first round.
+    terminal.shows("REPLAY round");
     terminal.keys(&["Space"]);
     terminal.shows("paused");
     terminal.keys(&["<"]);
