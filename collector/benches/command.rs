@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use huddle_testing::cpu_time::cpu_ns;
 use huddle_testing::figures::{median, spread};
 use huddle_testing::ksm::Ksm;
 use huddle_testing::memory::{mergeable, page_bytes};
@@ -185,16 +186,6 @@ impl Drop for Tenants {
             let _ = child.wait();
         }
     }
-}
-
-/// CPU time of all threads of a process: the first field of each thread's `schedstat`.
-fn cpu_ns(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let of = |task: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        text.split_ascii_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0)
-    };
-    tasks.map(|task| of(task.unwrap())).sum()
 }
 
 /// Maps mergeable memory, writes to each page, says where it is, and waits for the end of its input.

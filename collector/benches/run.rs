@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use huddle_testing::cpu_time::cpu_ns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -68,16 +69,6 @@ fn measure(busy: &[Busy], record: Option<std::path::PathBuf>, state: &std::path:
     }
     assert!(huddle.wait().unwrap().success());
     used_ns as f64 / took.as_nanos() as f64 * 100.0
-}
-
-/// CPU time of all threads of a process: the first field of each thread's `schedstat`.
-fn cpu_ns(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let of = |task: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        text.split_ascii_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0)
-    };
-    tasks.map(|task| of(task.unwrap())).sum()
 }
 
 struct Busy(Child);

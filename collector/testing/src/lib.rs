@@ -1,6 +1,7 @@
 //! Support for tests, benchmarks and examples of several packages. Never a normal dependency.
 #![allow(clippy::unwrap_used, reason = "support of tests: what fails, panics")]
 
+pub mod cpu_time;
 pub mod emulated;
 pub mod figures;
 pub mod fixtures;
