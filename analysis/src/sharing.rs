@@ -31,6 +31,10 @@ pub struct Sharing {
     pub rates: Vec<Vec<Option<f64>>>,
     /// Shared frames likewise.
     pub shared_frames: Vec<Vec<Option<u64>>>,
+    /// Those of the shared frames that both VMs read; `None` also where that was not measured or is not seen.
+    pub shared_frames_read: Vec<Vec<Option<u64>>>,
+    /// The same as a fraction (0 to 1) of VM i's used frames; empty where none is known.
+    pub read_rates: Vec<Vec<Option<f64>>>,
     /// Mean rate over all rounds that have the pair.
     pub mean_rates: Vec<Vec<Option<f64>>>,
 }
@@ -49,6 +53,8 @@ impl Sharing {
             vms: Vec::new(),
             rates: Vec::new(),
             shared_frames: Vec::new(),
+            shared_frames_read: Vec::new(),
+            read_rates: Vec::new(),
             mean_rates: Vec::new(),
         };
         let found = match run.scan(Table::Sharing)? {
@@ -78,7 +84,7 @@ fn matrix(frame: &LazyFrame, round: Option<u64>, empty: &Sharing) -> PolarsResul
         frame
             .clone()
             .filter(col("round").eq(lit(round)))
-            .select(["vm", "other", "rate", "shared_frames", "method"].map(col)),
+            .select(["vm", "other", "rate", "shared_frames", "shared_frames_read", "method"].map(col)),
     )?;
     if rows.rows() == 0 {
         return Ok(None);
@@ -96,10 +102,18 @@ fn matrix(frame: &LazyFrame, round: Option<u64>, empty: &Sharing) -> PolarsResul
         Some((*at.get(vm.as_deref()?)?, *at.get(other.as_deref()?)?))
     };
     let (rate, shared) = (rows.f64s("rate")?, rows.u64s("shared_frames")?);
+    let read = rows.u64s("shared_frames_read")?;
+    let (mut frames_read, mut read_rates) = (vec![vec![None; n]; n], vec![vec![None; n]; n]);
     for row in 0..rows.rows() {
         if let Some((i, j)) = place(&vm[row], &other[row]) {
             rates[i][j] = rate[row].filter(|rate| rate.is_finite());
             frames[i][j] = shared[row];
+            frames_read[i][j] = read[row];
+            read_rates[i][j] = match (rates[i][j], shared[row], read[row]) {
+                (Some(_), Some(0), Some(_)) => Some(0.0),
+                (Some(rate), Some(shared), Some(read)) => Some(rate * read as f64 / shared as f64),
+                _ => None,
+            };
         }
     }
     let mean = Answer::of(frame.clone().group_by([col("vm"), col("other")]).agg([col("rate").mean()]))?;
@@ -109,6 +123,9 @@ fn matrix(frame: &LazyFrame, round: Option<u64>, empty: &Sharing) -> PolarsResul
             means[i][j] = rate[row].filter(|rate| rate.is_finite());
         }
     }
+    if read_rates.iter().flatten().all(Option::is_none) {
+        read_rates.clear();
+    }
     let method = rows.texts("method")?.into_iter().flatten().next();
     Ok(Some(Sharing {
         round: Some(round),
@@ -116,6 +133,8 @@ fn matrix(frame: &LazyFrame, round: Option<u64>, empty: &Sharing) -> PolarsResul
         vms: names,
         rates,
         shared_frames: frames,
+        shared_frames_read: frames_read,
+        read_rates,
         mean_rates: means,
         ..empty.clone()
     }))
@@ -133,7 +152,11 @@ impl fmt::Display for Sharing {
         for (title, rates) in [
             ("In this round: share of the frames of the row's VM shared with", &self.rates),
             ("Mean over all rounds", &self.mean_rates),
+            ("Read by both meanwhile: share of the frames of the row's VM", &self.read_rates),
         ] {
+            if rates.is_empty() {
+                continue;
+            }
             let titles: Vec<String> = names.iter().map(|name| format!(">{name}")).collect();
             let mut headings = vec!["VM"];
             headings.extend(titles.iter().map(String::as_str));

@@ -6,6 +6,8 @@
 //! - `shared_frames(i, j)`: distinct non-zero-filled frames mapped by both; symmetric, diagonal 0.
 //! - `shared_file_frames(i, j)`: those of them that are of the page cache, which VMs share because they map one file,
 //!   a memfd or shared memory, without KSM.
+//! - `shared_frames_read(i, j)`: those of the shared frames that both read within a window, where that is measured
+//!   ([`SharedReads`]).
 //! - `rate(i, j) = shared_frames(i, j) / frames_used(i)`: not symmetric, diagonal 0. A VM that uses
 //!   no frame shares none: its row is 0.
 //!
@@ -20,6 +22,7 @@ mod csv;
 mod file;
 mod groups;
 mod reading;
+mod reads;
 mod sample;
 mod saved;
 
@@ -34,9 +37,10 @@ use crate::page_size::PageSize;
 use crate::vm::Vm;
 
 pub use csv::MatrixFile;
-pub use file::{MatrixFileError, MatrixParts};
+pub use file::{MatrixFileError, MatrixParts, ReadParts};
 pub use groups::{BadGroups, MAX_GROUP_MEMBERS, MAX_GROUPS, SharedGroup, SharedGroups};
 pub use reading::{FrameReading, ReadBy};
+pub use reads::{SharedReads, Weigh};
 pub use sample::SampledRate;
 pub use saved::{CountedBy, SavedFrames};
 
@@ -135,6 +139,10 @@ pub struct SharingMatrix {
     coverage: Option<f64>,
     page_size: PageSize,
     frame_reading: Option<FrameReading>,
+    /// `None` where reads were not measured.
+    reads: Option<Arc<SharedReads>>,
+    /// Which shared frames its cells count.
+    weigh: Weigh,
 }
 
 /// The cells of the pairs, row by row.
@@ -200,6 +208,8 @@ impl SharingMatrix {
             coverage: Some(coverage),
             page_size: PageSize::X86,
             frame_reading: None,
+            reads: None,
+            weigh: Weigh::All,
         }
     }
 
@@ -303,33 +313,36 @@ impl SharingMatrix {
     /// The part of this matrix about the VMs at these positions, in ascending order.
     #[must_use]
     pub fn part(&self, positions: &[usize]) -> Self {
-        fn of<T: Copy>(rows: &[Vec<T>], positions: &[usize]) -> Vec<Vec<T>> {
-            positions.iter().map(|i| positions.iter().map(|j| rows[*i][*j]).collect()).collect()
-        }
         let cells = Cells {
-            shared_frames: self.cells.shared_frames.as_ref().map(|frames| of(frames, positions)),
-            shared_file_frames: self.cells.shared_file_frames.as_ref().map(|frames| of(frames, positions)),
-            rate: of(&self.cells.rate, positions),
-            rate_error: self.cells.rate_error.as_ref().map(|errors| of(errors, positions)),
+            shared_frames: self.cells.shared_frames.as_ref().map(|frames| of_positions(frames, positions)),
+            shared_file_frames: self
+                .cells
+                .shared_file_frames
+                .as_ref()
+                .map(|frames| of_positions(frames, positions)),
+            rate: of_positions(&self.cells.rate, positions),
+            rate_error: self.cells.rate_error.as_ref().map(|errors| of_positions(errors, positions)),
             groups: self.cells.groups.as_ref().map(|groups| groups.part(positions)),
             rate_ci95: self
                 .cells
                 .rate_ci95
                 .as_ref()
-                .map(|ends| ends.each_ref().map(|end| of(end, positions))),
+                .map(|ends| ends.each_ref().map(|end| of_positions(end, positions))),
         };
         let vms = positions.iter().map(|position| self.vms[*position].clone()).collect();
-        Self { vms, cells: Arc::new(cells), ..self.clone() }
+        let reads = self.reads.as_ref().map(|reads| Arc::new(reads.part(positions)));
+        Self { vms, cells: Arc::new(cells), reads, ..self.clone() }
     }
 
     /// This matrix with VMs that count for less (0 to 1): the shared frames of a pair, and of a group, count as far as
-    /// both VMs do, by the lower weight. Weights are rounded to sixteenths, so that a group falls into few parts.
+    /// both VMs do, by the lower weight. Weights are rounded to sixteenths, so that a group falls into few parts. What was
+    /// read is left out.
     #[must_use]
     pub fn weighted(&self, weight: impl Fn(usize) -> f64) -> Self {
         let sixteenths = |vm: usize| (weight(vm).clamp(0.0, 1.0) * 16.0).round() / 16.0;
         let weights: Vec<f64> = (0..self.len()).map(sixteenths).collect();
         let factor = |i: usize, j: usize| weights[i].min(weights[j]);
-        let mut weighted = self.clone();
+        let mut weighted = Self { reads: None, ..self.clone() };
         let cells = Arc::make_mut(&mut weighted.cells);
         cells.groups = cells.groups.as_ref().map(|groups| groups.weighted(&weights));
         let ends = cells.rate_ci95.iter_mut().flatten();
@@ -356,6 +369,7 @@ impl SharingMatrix {
             && self.coverage == other.coverage
             && self.page_size == other.page_size
             && self.vms == other.vms
+            && self.reads == other.reads
             && (Arc::ptr_eq(&self.cells, &other.cells) || self.cells == other.cells)
     }
 
@@ -364,6 +378,9 @@ impl SharingMatrix {
     pub fn share_cells_with(mut self, before: &Self) -> Self {
         if self.cells == before.cells {
             self.cells = Arc::clone(&before.cells);
+        }
+        if self.reads == before.reads {
+            self.reads.clone_from(&before.reads);
         }
         self
     }
@@ -450,6 +467,11 @@ fn is_error(error: f64) -> bool {
 fn symmetric(n: usize, counts: &[Vec<u64>]) -> Vec<Vec<u64>> {
     let count = |i: usize, j: usize| if i == j { 0 } else { counts[i.min(j)][i.max(j)] };
     (0..n).map(|i| (0..n).map(|j| count(i, j)).collect()).collect()
+}
+
+/// The cells of the VMs at these positions.
+fn of_positions<T: Copy>(rows: &[Vec<T>], positions: &[usize]) -> Vec<Vec<T>> {
+    positions.iter().map(|i| positions.iter().map(|j| rows[*i][*j]).collect()).collect()
 }
 
 fn ratio(shared: u64, used: u64) -> f64 {

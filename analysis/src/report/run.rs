@@ -100,7 +100,11 @@ fn sharing(page: &mut Page, number: usize, run: &RunDir) {
     for (id, title, rates) in [
         ("last", format!("Sharing in round {round}"), &sharing.rates),
         ("mean", "Sharing, mean over all rounds".to_owned(), &sharing.mean_rates),
+        ("read", format!("Shared and read by both VMs in round {round}"), &sharing.read_rates),
     ] {
+        if rates.is_empty() {
+            continue;
+        }
         let drawn = heatmap(&format!("run{number}-sharing-{id}"), &title, &sharing.vms, rates);
         page.figure(
             drawn,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use huddle_analysis::cli::Cli;
+use huddle_model::matrix::Weigh;
 use huddle_model::plan::{Plan, Policy, what_if};
 use huddle_record::replay::Recording;
 use huddle_tui::{App, Charset, ColourMode, Options, picture, render};
@@ -123,7 +124,7 @@ fn replay(run: &Path) -> Answers {
     for position in 0..recording.len() {
         let view = recording.view(position).unwrap();
         if rounds.contains(&position) {
-            let planned = what_if(Policy::Sharing, &view.round, before.as_ref());
+            let planned = what_if(Policy::Sharing, Weigh::Read, &view.round, before.as_ref());
             plans += &format!("{:?}\n", planned.as_ref().map(|planned| (&planned.plan, planned.moves)));
             before = planned.value().map(|planned| planned.plan.clone()).or(before);
         }

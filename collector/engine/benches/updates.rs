@@ -24,7 +24,7 @@ use huddle_model::availability::Availability;
 use huddle_model::counters::{CounterRole, Counts, GroupReading};
 use huddle_model::event::Event;
 use huddle_model::ksm::KsmState;
-use huddle_model::matrix::{MatrixParts, MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::matrix::{MatrixParts, MatrixVm, MemoryUse, Method, SharingMatrix, Weigh};
 use huddle_model::observation::{
     CountedEvent, CpuResidency, LossObservation, MergeObservation, Observation, VcpuObservation,
 };
@@ -126,12 +126,7 @@ impl SharingSource for Sharing {
         };
         let frames: Vec<Vec<u64>> =
             (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
-        Ok(Measurement {
-            matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 12.0, 1.0),
-            unmeasured: Vec::new(),
-            notes: Vec::new(),
-            zero_pages: None,
-        })
+        Ok(Measurement::of(SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 12.0, 1.0)))
     }
 }
 
@@ -267,6 +262,7 @@ fn engine(vms: usize) -> Engine {
         clock: Box::new(Now),
         // What placing costs is another question.
         policy: Policy::None,
+        weigh: Weigh::All,
         limits: PlanLimits::default(),
         trials: None,
         memory: Memory::default(),
@@ -305,6 +301,7 @@ impl Clone for OwnMatrix {
             vms: matrix.vms().to_vec(),
             shared_frames: Some((0..matrix.len()).map(frames).collect()),
             shared_file_frames: None,
+            reads: None,
             groups: None,
             rate: (0..matrix.len()).map(|i| row(i).map(|(i, j)| matrix.rate(i, j)).collect()).collect(),
             duration_ms: matrix.duration_ms(),

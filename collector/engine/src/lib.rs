@@ -24,6 +24,7 @@ use std::time::Duration;
 use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
+use huddle_model::matrix::Weigh;
 use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
 use huddle_model::plan::{NamedVms, Plan, PlanLimits, Policy};
@@ -34,6 +35,7 @@ use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 use self::reader_thread::ReaderThread;
+use self::readings::Basis;
 pub use drive::{RunEnd, RunOptions, SHORTEST_WINDOW, WITHOUT_PASSES, run};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
@@ -69,6 +71,8 @@ pub struct Engine {
     pub clock: Box<dyn Clock + Send>,
     /// How VMs are placed.
     pub policy: Policy,
+    /// Which shared frames count.
+    pub weigh: Weigh,
     /// Limits for every plan.
     pub limits: PlanLimits,
     /// Tries what the policy proposes; `None` to pin it at once.
@@ -94,6 +98,10 @@ pub struct Memory {
     in_force: Arc<Assignment>,
     /// Why the last plan moved nothing yet.
     waiting: Option<String>,
+    /// Why other shared frames count than those that are to, as of the last round.
+    not_weighed: Option<String>,
+    /// Least time from the begin of the last round to that of the next, so that measuring keeps its share of a CPU.
+    least_interval: Duration,
     /// Everything published so far.
     view: Option<View>,
     /// Reads the host, so that the end need not wait for it.
@@ -157,6 +165,7 @@ impl Engine {
             None if vms.is_empty() => Availability::Unavailable("no VM runs on this host".into()),
             None => match self.measure(&mut vms)? {
                 Ok(measured) => {
+                    self.memory.least_interval = measured.least_interval;
                     self.leave_out(measured.unmeasured, &mut vms, &mut events);
                     events.extend(measured.notes.into_iter().map(|note| (EventKind::Note, None, note)));
                     Availability::Available(Arc::new(measured.matrix))
@@ -185,6 +194,7 @@ impl Engine {
             Availability::Available(basis) => {
                 let (basis, mut plan) = self.plan(self.policy, basis)?;
                 events.extend(self.new_waiting(&plan).map(|note| (EventKind::Note, None, note)));
+                events.extend(self.new_not_weighed(&basis).map(|note| (EventKind::Note, None, note)));
                 if let Some(reason) = settled.value().and_then(|settled| settled.waiting(&vms)) {
                     Arc::make_mut(&mut plan).reasons.push(reason);
                 }
@@ -338,6 +348,7 @@ impl Engine {
 
     /// Least time between the begins of two rounds: `least`, or longer while sharing does not change.
     pub fn interval(&self, least: Duration) -> Duration {
+        let least = least.max(self.memory.least_interval);
         self.trials.as_ref().map_or(least, |trials| trials.interval().max(least))
     }
 
@@ -450,6 +461,13 @@ impl Engine {
         let is_new = self.memory.waiting != plan.waiting;
         self.memory.waiting.clone_from(&plan.waiting);
         plan.waiting.clone().filter(|_| is_new)
+    }
+
+    /// Why the plan counts other shared frames than it is to, unless that was reported for the last round too.
+    fn new_not_weighed(&mut self, basis: &Basis) -> Option<String> {
+        let is_new = self.memory.not_weighed.as_deref() != basis.not_weighed();
+        self.memory.not_weighed = basis.not_weighed().map(str::to_owned);
+        self.memory.not_weighed.clone().filter(|_| is_new)
     }
 
     /// Pins, and adds events for what was moved and skipped.

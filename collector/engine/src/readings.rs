@@ -1,5 +1,6 @@
 //! What a round reads of the host, on the reader thread ([`super::reader_thread`]), and what a plan is made from.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,10 +131,12 @@ impl Engine {
         let plan = self.memory.reader.run(NO_GRACE, &mut basis, Box::new(None), move |basis| {
             basis.as_ref().map(|basis| {
                 let input = basis.input(&limits);
-                Arc::new(match merging {
+                let mut plan = match merging {
                     Some(merging) => policy.plan_measured(&input, || merging),
                     None => policy.plan(&input),
-                })
+                };
+                plan.reasons.extend(basis.not_weighed.clone());
+                Arc::new(plan)
             })
         })??;
         Some((basis.take()?, plan))
@@ -165,9 +168,14 @@ impl Engine {
             // Where it is not known, a reason in the plan says so.
             places.iter_mut().zip(node_pages).for_each(|(place, pages)| place.node_pages = pages);
         }
-        let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
-        let (vms, matrix, topology) = (Arc::clone(vms), Arc::clone(matrix), Arc::clone(topology));
-        Some(Basis { vms, matrix, topology, places, weighted, apart })
+        let (by_weight, not_weighed) = matrix.to_plan_by(self.weigh);
+        let matrix = match by_weight {
+            Cow::Owned(by_weight) => Arc::new(by_weight),
+            Cow::Borrowed(_) => Arc::clone(matrix),
+        };
+        let weighted = self.trials.as_ref().map(|trials| trials.weighted(&matrix));
+        let (vms, topology) = (Arc::clone(vms), Arc::clone(topology));
+        Some(Basis { vms, matrix, not_weighed, topology, places, weighted, apart })
     }
 
     /// The VMs that may be placed, with what they share: all of them, unless trials wait for some to last.
@@ -230,7 +238,10 @@ impl Engine {
 /// What a plan is made from, besides the limits.
 pub(super) struct Basis {
     vms: Arc<Vec<Vm>>,
+    /// That of the shared frames that count.
     matrix: Arc<SharingMatrix>,
+    /// Why these are not those that are to count.
+    not_weighed: Option<String>,
     topology: Arc<Topology>,
     places: Vec<PlanVm>,
     /// The matrix with less weight for VMs that write to pages they share, where placements are tried.
@@ -239,6 +250,10 @@ pub(super) struct Basis {
 }
 
 impl Basis {
+    pub(super) fn not_weighed(&self) -> Option<&str> {
+        self.not_weighed.as_deref()
+    }
+
     pub(super) fn input<'b>(&'b self, limits: &'b PlanLimits) -> PlanInput<'b> {
         let input =
             PlanInput::new(self.weighted.as_ref().unwrap_or(&self.matrix), &self.topology, &self.places);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix, Weigh};
 use huddle_model::pinning::PinOutcome;
 use huddle_model::plan::PlanVm;
 use huddle_model::text::is_plain;
@@ -86,10 +86,8 @@ impl SharingSource for FakeSharing {
             reason: if is_gone(vm) { "ended" } else { "may not be read" }.into(),
         });
         Ok(Measurement {
-            matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
             unmeasured: unmeasured.collect(),
-            notes: Vec::new(),
-            zero_pages: None,
+            ..Measurement::of(SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0))
         })
     }
 }
@@ -184,6 +182,7 @@ fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engin
         apply: true,
         clock: Box::new(FakeClock),
         policy: Policy::Paper,
+        weigh: Weigh::All,
         limits: PlanLimits::default(),
         trials: None,
         memory: Memory::default(),

@@ -68,6 +68,22 @@ pub struct Measurement {
     /// How zero-filled frames were distinguished from other merged ones; `None` where nothing can have been merged,
     /// and where contents were read anyway.
     pub zero_pages: Option<ZeroPages>,
+    /// Least time from the begin of this measurement to that of the next, so that processor time keeps its share of a CPU; 0
+    /// where measuring keeps it by itself.
+    pub least_interval: Duration,
+}
+
+impl Measurement {
+    /// Of all VMs, without any limits.
+    pub fn of(matrix: SharingMatrix) -> Self {
+        Self {
+            matrix,
+            unmeasured: Vec::new(),
+            notes: Vec::new(),
+            zero_pages: None,
+            least_interval: Duration::ZERO,
+        }
+    }
 }
 
 /// Measures what VMs share.

@@ -52,6 +52,12 @@ impl Counted {
         }
     }
 
+    /// The sum with the counts of other frames.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.add(&other);
+        self
+    }
+
     /// Adds the counts of other frames.
     pub(super) fn add(&mut self, other: &Self) {
         for (sum, pages) in self.pages.iter_mut().zip(&other.pages) {

@@ -38,6 +38,7 @@ mod page_tables;
 mod pagemap;
 mod pairs;
 mod processes;
+mod reads;
 mod sort;
 mod stable_tree;
 #[cfg(test)]
@@ -47,7 +48,7 @@ mod zero;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use huddle_model::matrix::{FrameReading, MatrixVm, MemoryUse, Method, ReadBy, SharedGroups, SharingMatrix};
 use huddle_model::vm::Vm;
@@ -64,6 +65,8 @@ pub use self::mapping_flags::KernelMappings;
 use self::page_tables::{KeptTables, Trouble};
 pub use self::processes::UnmeasuredVm;
 use self::processes::{Process, Processes, Reads};
+pub use self::reads::ReadSettings;
+use self::reads::{Cleared, ReadFrames};
 use self::sort::{Gathered, Sorter};
 use self::zero::ZeroFrames;
 use huddle_host::stages::StageError;
@@ -157,6 +160,8 @@ pub struct MergedScan {
     zero_pages: ZeroPages,
     read_by: ReadBy,
     tables: Arc<KeptTables>,
+    /// `None` where it is not measured what VMs read.
+    reads: Option<ReadSettings>,
 }
 
 impl MergedScan {
@@ -169,6 +174,7 @@ impl MergedScan {
             zero_pages: ZeroPages::default(),
             read_by: ReadBy::PageTables,
             tables: Arc::default(),
+            reads: None,
         }
     }
 
@@ -190,6 +196,11 @@ impl MergedScan {
     /// The same with another way to read which frames are mapped: page tables are only read where that is possible.
     pub fn with_read_by(self, read_by: ReadBy) -> Self {
         Self { read_by, ..self }
+    }
+
+    /// The same, with what of the shared frames VMs read.
+    pub fn with_reads(self, reads: ReadSettings) -> Self {
+        Self { reads: Some(reads), ..self }
     }
 
     /// Measures exactly the regions in [`Vm::memory`].
@@ -216,6 +227,10 @@ impl MergedScan {
                 what: format!("all VMs together have more than {MAX_PROCESSES} processes"),
             });
         }
+        let cleared = self.reads.map(|settings| Cleared::of(settings, &self.root, vms, &processes.all));
+        if let Some(cleared) = &cleared {
+            std::thread::sleep(cleared.window());
+        }
         let huge_pages = huge_pages(pagemap::page_bytes());
         let sorter = Sorter { zero_page_frame, huge_pages };
         let (mut gathered, reading, failed) = self.gather(&processes.all, sorter)?;
@@ -225,6 +240,7 @@ impl MergedScan {
             HugeUnits::new(gathered.iter_mut().flat_map(|gathered| std::mem::take(of(gathered))).collect())
         };
         let file_units = units(|gathered| &mut gathered.huge_file_units);
+        let read_units = units(|gathered| &mut gathered.read_units);
         let units = units(|gathered| &mut gathered.huge_units);
         let unmeasured = processes.check_again(&self.root, vms)?;
 
@@ -257,12 +273,7 @@ impl MergedScan {
             huge: &huge,
         };
         let count = |of: fn(&Gathered) -> &Buckets, units: &HugeUnits| {
-            counting.of(gathered.iter().map(of), units, self.threads).into_iter().reduce(
-                |mut sum, counted| {
-                    sum.add(&counted);
-                    sum
-                },
-            )
+            counting.of(gathered.iter().map(of), units, self.threads).into_iter().reduce(Counted::and)
         };
         let none = || Counted::none(vms.len());
         let mut counted = count(|gathered| &gathered.buckets, &units).unwrap_or_else(none);
@@ -273,6 +284,14 @@ impl MergedScan {
         if let Some(of_files) = &of_files {
             counted.add(of_files);
         }
+        let reads = cleared.map(|cleared| {
+            let huge = HugeParts::default();
+            let vm_of = counting.vm_of.iter().map(|vm| vm.filter(|vm| cleared.sees(*vm as usize))).collect();
+            let of_read = Counting { vm_of, huge: &huge, ..counting };
+            let gathered = gathered.iter().map(|gathered| &gathered.read_buckets);
+            let read = of_read.of(gathered, &read_units, self.threads).into_iter().reduce(Counted::and);
+            cleared.counted(read.unwrap_or_else(none), &counted.frames, &reading)
+        });
         let Counted { pages, frames: shared, sets, rest } = counted;
         for (vm, pages) in counts.iter_mut().zip(pages) {
             vm.pages_zero += pages.zero;
@@ -295,6 +314,7 @@ impl MergedScan {
             shared: &shared,
             of_files: of_files.as_ref().map(|of_files| &of_files.frames[..]),
             groups: Some(SharedGroups::of(sets, rest)),
+            reads: reads.as_ref(),
         };
         let measured = assemble(vms, &found, None, unmeasured, notes, began);
         let matrix = measured.matrix.of_pages(page::size()).read_by(reading);
@@ -373,6 +393,8 @@ struct Found<'a> {
     of_files: Option<&'a [Vec<u64>]>,
     /// The sets of VMs that map the same frames, by position; `None` if only pairs were counted.
     groups: Option<SharedGroups>,
+    /// `None` where it was not measured what VMs read.
+    reads: Option<&'a ReadFrames>,
 }
 
 /// The result without the VMs that were not measured; `sampled` is what a sample saw, `None` if everything was looked
@@ -402,6 +424,9 @@ fn assemble(
     if let Some(groups) = &found.groups {
         matrix = matrix.with_groups(groups.part(&stayed));
     }
+    if let Some(reads) = found.reads {
+        matrix = matrix.with_reads(reads.of_stayed(&stayed));
+    }
     if let Some(sampled) = sampled {
         matrix = sampled.estimate(matrix, &stayed);
     }
@@ -410,6 +435,7 @@ fn assemble(
         unmeasured: unmeasured.into_iter().map(|left_out| left_out.named(vms)).collect(),
         notes,
         zero_pages: None,
+        least_interval: found.reads.map_or(Duration::ZERO, |reads| reads.least_interval),
     }
 }
 

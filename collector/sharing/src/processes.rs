@@ -90,6 +90,8 @@ pub(super) struct Process {
     pub(super) pagemap: File,
     mem: OnceLock<Option<File>>,
     gone: AtomicBool,
+    /// Whether the accessed bits of its pages were cleared for this scan.
+    cleared: AtomicBool,
 }
 
 impl Process {
@@ -101,6 +103,16 @@ impl Process {
     /// Records that its memory can no longer be read.
     pub(super) fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is seen what it reads: the accessed bits of its pages were cleared.
+    pub(super) fn is_cleared(&self) -> bool {
+        self.cleared.load(Ordering::Relaxed)
+    }
+
+    /// Records that the accessed bits of its pages were cleared.
+    pub(super) fn set_cleared(&self) {
+        self.cleared.store(true, Ordering::Relaxed);
     }
 
     /// Reads memory of the process at an address; false if it cannot be read.
@@ -296,6 +308,7 @@ impl Opening<'_> {
             pagemap,
             mem: OnceLock::new(),
             gone: AtomicBool::new(false),
+            cleared: AtomicBool::new(false),
         }))
     }
 

@@ -62,6 +62,10 @@ pub(super) struct Gathered {
     pub(super) huge_units: Vec<HugeUnit>,
     /// The same on frames of the page cache.
     pub(super) huge_file_units: Vec<HugeUnit>,
+    /// Candidates of either kind that were read, where accessed bits were cleared.
+    pub(super) read_buckets: Buckets,
+    /// Candidates of 512 pages each that were read.
+    pub(super) read_units: Vec<HugeUnit>,
 }
 
 impl Gathered {
@@ -75,6 +79,8 @@ impl Gathered {
             huge: Vec::new(),
             huge_units: Vec::new(),
             huge_file_units: Vec::new(),
+            read_buckets: Buckets::default(),
+            read_units: Vec::new(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use huddle_engine::SHORTEST_WINDOW;
-use huddle_model::matrix::Method;
+use huddle_model::matrix::{Method, Weigh};
 use huddle_model::plan::Policy;
 use huddle_model::trial::Objective;
 use huddle_observe::perf::EventChoice;
@@ -43,6 +43,10 @@ pub(crate) struct Common {
     /// How VMs are placed: paper, sharing, exact, opposed, spread, random, load or none [default: paper]
     #[arg(long, global = true)]
     pub(crate) policy: Option<Policy>,
+    /// Which shared frames count when VMs are placed: all of them, or read, those that both VMs of a pair read meanwhile.
+    /// `matrix` then shows both [default: all]
+    #[arg(long, global = true, value_name = "all|read")]
+    pub(crate) weigh: Option<Weigh>,
     /// The event that stands for a role (cycles, instructions, llc_references, llc_misses) instead of
     /// the processor's usual one, in the notation of perf: a name, r412e, event=0x2e,umask=0x41, PMU/EVENT/, or
     /// none; repeatable

@@ -14,11 +14,12 @@ use huddle_host::limits::Limits;
 use huddle_host::users::{Users, VM_USERS};
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
-use huddle_model::matrix::{Method, ReadBy};
+use huddle_model::matrix::{Method, ReadBy, Weigh};
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::selection::{Selection, VmPattern};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_observe::perf::{EventChoice, EventError};
+use huddle_sharing::ReadSettings;
 use huddle_sharing::content::{ContentSettings, Share};
 use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
 use huddle_xen::toolstack::AffinityKind;
@@ -229,7 +230,16 @@ pub(crate) struct SharingSettings {
     /// With `content`: compare this share of the contents, drawn by their hashes; every page is read anyway, once.
     /// [default: all contents]
     sample: Option<Share>,
-    /// With `content`: most processor time, as a share of one CPU. [default: 0.5]
+    /// Which shared frames count when VMs are placed, as `--weigh`: `all`, or with `merged` `read`, those that both VMs of a
+    /// pair read within a window. Accessed bits of their page tables are cleared for that in each round, so the kernel takes
+    /// their memory for unused until it is used again. Not seen are reads of guests in KVM, where all shared frames count.
+    /// [default: `all`]
+    weigh: Option<Weigh>,
+    /// With `weigh = "read"`: least time between clearing an accessed bit and reading it again, in milliseconds, up to 60000.
+    /// [default: 100]
+    read_window_ms: Option<ReadWindow>,
+    /// Most processor time, as a share of one CPU: with `content`; and with `weigh = "read"` for clearing accessed bits, for
+    /// which rounds wait. [default: 0.5, and 0.05 for clearing]
     cpu_share: Option<Share>,
     /// With `content`: most memory to remember pages in, in MiB. [default: 256]
     memory_mib: Option<NonZeroU32>,
@@ -249,10 +259,26 @@ enum FramesBy {
     Pagemap,
 }
 
+/// Milliseconds, from 1 to a minute.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "u32")]
+struct ReadWindow(u32);
+
+impl TryFrom<u32> for ReadWindow {
+    type Error = String;
+
+    fn try_from(window_ms: u32) -> Result<Self, String> {
+        match window_ms {
+            1..=60_000 => Ok(Self(window_ms)),
+            _ => Err(format!("{window_ms} is not a window of milliseconds: expected 1 to 60000")),
+        }
+    }
+}
+
 impl SharingSettings {
     /// The settings, with defaults for the rest.
     pub(crate) fn choice(&self) -> SharingChoice {
-        let default = ContentSettings::default();
+        let (default, reads) = (ContentSettings::default(), ReadSettings::default());
         SharingChoice {
             method: self.method.map(|method| match method {
                 LoopMethod::Merged => Method::Merged,
@@ -261,6 +287,11 @@ impl SharingSettings {
             read_by: match self.read_by {
                 None | Some(FramesBy::Auto) => None,
                 Some(FramesBy::Pagemap) => Some(ReadBy::Pagemap),
+            },
+            weigh: self.weigh.unwrap_or_default(),
+            reads: ReadSettings {
+                window_ms: self.read_window_ms.map_or(reads.window_ms, |window| window.0),
+                cpu_share: self.cpu_share.unwrap_or(reads.cpu_share),
             },
             content: ContentSettings {
                 cpu_share: self.cpu_share.unwrap_or(default.cpu_share),
@@ -428,6 +459,8 @@ mod tests {
             [sharing]
             method = "content"
             read_by = "pagemap"
+            weigh = "read"
+            read_window_ms = 250
             sample = 0.25
             cpu_share = 1
             memory_mib = 64
@@ -454,6 +487,9 @@ mod tests {
         assert_eq!(config.record.segment_max_mib, Some(64));
         assert_eq!(config.sharing.method, Some(LoopMethod::Content));
         assert_eq!(config.sharing.choice().read_by, Some(ReadBy::Pagemap));
+        let SharingChoice { weigh, reads, .. } = config.sharing.choice();
+        assert_eq!((weigh, reads.window_ms, reads.cpu_share), (Weigh::Read, 250, Share::ALL));
+        assert!(Config::parse("[sharing]\nread_window_ms = 0").is_err());
         assert_eq!(config.sharing.sample.map(Share::get), Some(0.25));
         assert_eq!(config.sharing.cpu_share, Some(Share::ALL));
         assert_eq!(config.sharing.memory_mib, NonZeroU32::new(64));

@@ -11,7 +11,7 @@ use huddle_host::pin::{AffinityKind, HostPinner, Journal, StateDir, StateError, 
 use huddle_host::stages::{Clock as _, Measurement};
 use huddle_host::users::Users;
 use huddle_host::{HostRoot, numa, process_ksm};
-use huddle_model::matrix::{MatrixVm, Method, SharingMatrix};
+use huddle_model::matrix::{MatrixVm, Method, SharingMatrix, Weigh};
 use huddle_model::plan::{Applied, NamedVms, Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
@@ -25,6 +25,9 @@ use super::config::{Config, VmTarget, unknown_user};
 use super::failure::Failure;
 use crate::doctor::{Finding, core_scheduling};
 
+/// As messages name it.
+const READS: &str = "--weigh read, or [sharing] weigh = \"read\",";
+
 /// Flags and config, resolved.
 pub(crate) struct Context {
     pub(crate) root: HostRoot,
@@ -32,6 +35,8 @@ pub(crate) struct Context {
     /// The config file as it is, for recordings.
     pub(crate) config_text: Option<String>,
     pub(crate) policy: Policy,
+    /// Which shared frames count.
+    pub(crate) weigh: Weigh,
     /// What is counted, by flags and config.
     pub(crate) counters: CounterChoice,
     /// The affinity of Xen's vCPUs that is meant.
@@ -82,7 +87,9 @@ impl Context {
         }
         let names_processes = !common.vms.is_empty() || !config.vm.is_empty();
         let cache_level = common.cache_level.or(config.cache_level);
-        let sharing = config.sharing.choice();
+        let mut sharing = config.sharing.choice();
+        sharing.weigh = common.weigh.unwrap_or(sharing.weigh);
+        let weigh = sharing.weigh;
         let mut events = config.counters.choices().map_err(Failure::usage)?;
         // Those of the flags last, so that they win.
         events.extend(common.events.iter().cloned());
@@ -111,6 +118,7 @@ impl Context {
             counters,
             xen_affinity,
             policy: common.policy.or(config.policy).unwrap_or(Policy::Paper),
+            weigh,
             state_dir,
             config,
             config_text,
@@ -167,6 +175,13 @@ impl Context {
             seed: HostClock.now_unix_us(),
         };
         let method = method.unwrap_or(self.backend.default_method());
+        if self.weigh == Weigh::Read && method != Method::Merged {
+            let why = format!(
+                "{} with method {method}: what VMs read is known by frames, that is with method merged",
+                READS
+            );
+            return Err(Failure::usage(anyhow::anyhow!(why)));
+        }
         let mut vms = self.vms()?;
         if vms.is_empty() {
             return Err(Failure::host(anyhow::anyhow!(self.backend.terms().no_vms)));
@@ -205,10 +220,16 @@ impl Context {
             place
         });
         let places: Vec<PlanVm> = places.collect();
-        let input = PlanInput::new(matrix, topology, &places).apart(&apart).limits(limits);
-        let Some(vms) = measured else { return Ok(self.policy.plan(&input)) };
-        let mut plan = self.policy.plan_measured(&input, || process_ksm::merging(&self.root, vms));
-        plan.reasons.extend(self.backend.plan_notes());
+        let (matrix, why_not) = matrix.to_plan_by(self.weigh);
+        let input = PlanInput::new(&matrix, topology, &places).apart(&apart).limits(limits);
+        let mut plan = match measured {
+            Some(vms) => self.policy.plan_measured(&input, || process_ksm::merging(&self.root, vms)),
+            None => self.policy.plan(&input),
+        };
+        plan.reasons.extend(why_not);
+        if measured.is_some() {
+            plan.reasons.extend(self.backend.plan_notes());
+        }
         Ok(plan)
     }
 

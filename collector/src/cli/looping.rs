@@ -84,6 +84,7 @@ impl Loop {
             apply: !args.dry_run,
             clock: Box::new(HostClock),
             policy: context.policy,
+            weigh: context.weigh,
             limits: context.config.plan.clone(),
             trials,
             memory,

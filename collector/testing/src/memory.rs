@@ -71,6 +71,24 @@ impl Fork {
 
     /// One that does this first, and may allocate nothing; returns once it is done.
     pub fn that(work: impl FnOnce()) -> Self {
+        Self::that_goes_on(work, || _ = nix::unistd::pause())
+    }
+
+    /// One that does this again and again, with a millisecond in between, and may allocate nothing; returns once it was
+    /// done the first time.
+    pub fn that_repeats(work: impl Fn()) -> Self {
+        Self::that_then_repeats(&work, &work)
+    }
+
+    /// The same, after something else.
+    pub fn that_then_repeats(first: impl FnOnce(), work: impl Fn()) -> Self {
+        Self::that_goes_on(first, || {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            work();
+        })
+    }
+
+    fn that_goes_on(work: impl FnOnce(), then: impl Fn()) -> Self {
         let (ready, done) = nix::unistd::pipe().unwrap();
         // SAFETY: the child only writes to memory and a pipe, and waits: nothing there needs another thread.
         match unsafe { nix::unistd::fork() }.unwrap() {
@@ -79,7 +97,7 @@ impl Fork {
                 work();
                 let _ = nix::unistd::write(&done, &[1]);
                 loop {
-                    nix::unistd::pause();
+                    then();
                 }
             }
             nix::unistd::ForkResult::Parent { child } => {

@@ -13,6 +13,8 @@
 
 mod content;
 mod kinds_of_memory;
+mod map;
+mod reads;
 mod reference;
 mod run;
 mod sharing;
@@ -38,6 +40,7 @@ fn main() {
     let trials = [
         sharing::trials(),
         kinds_of_memory::trials(),
+        reads::trials(),
         content::trials(),
         unmerged::trials(),
         run::trials(),

@@ -193,12 +193,7 @@ impl Host {
                 frames[i][j] = (shared as f64 * scatter) as u64;
             }
         }
-        Measurement {
-            matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
-            unmeasured: Vec::new(),
-            notes: Vec::new(),
-            zero_pages: None,
-        }
+        Measurement::of(SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0))
     }
 
     fn apply(&mut self, plan: &Plan) -> PinReport {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use huddle_engine::{Engine, Memory, TrialRunner};
+use huddle_model::matrix::Weigh;
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::rng::Rng;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
@@ -127,6 +128,7 @@ impl World {
             apply: true,
             clock: Box::new(stages.clone()),
             policy: Policy::Paper,
+            weigh: Weigh::All,
             limits: PlanLimits::default(),
             trials: Some(trials),
             memory: Memory::of_simulated_host(),

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use super::file::{MatrixFileError, check_vms};
-use super::{Cells, MatrixVm, Method, SharingMatrix};
+use super::{Cells, MatrixVm, Method, SharingMatrix, Weigh};
 use crate::page_size::PageSize;
 
 /// A matrix that was read, and what the user should know of how it was read, one sentence each.
@@ -107,6 +107,8 @@ pub(super) fn read(text: &str) -> Result<MatrixFile, MatrixFileError> {
         coverage: None,
         page_size: PageSize::default(),
         frame_reading: None,
+        reads: None,
+        weigh: Weigh::All,
     };
     Ok(MatrixFile { matrix, notes: note.into_iter().collect() })
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::csv::{self, MatrixFile};
 use super::{
-    BadGroups, Cells, FrameReading, MatrixVm, MemoryUse, Method, ReadBy, SharedGroups, SharingMatrix,
+    BadGroups, Cells, FrameReading, MatrixVm, MemoryUse, Method, ReadBy, SharedGroups, SharedReads,
+    SharingMatrix, Weigh,
 };
 use crate::id::{Owner, TaskId, Uuid, VmId, VmKind, XenDomainId};
 use crate::page_size::PageSize;
@@ -127,6 +128,11 @@ pub enum MatrixFileError {
     /// Shared frames of the page cache without shared frames.
     #[error("the matrix has shared_file_frames and no shared_frames, of which they are a part")]
     FileFramesAlone,
+    /// Some of what belongs to reads is missing.
+    #[error(
+        "the matrix has one of shared_frames_read and read_window_ms, or no shared_frames, of which they are a part"
+    )]
+    HalfOfReads,
     /// Groups that are none of its shared frames.
     #[error("shared_groups of the matrix: {0}")]
     Groups(#[from] BadGroups),
@@ -155,6 +161,7 @@ struct FileVm {
     pages_zero: Option<u64>,
     self_shared_pages: Option<u64>,
     pages_file: Option<u64>,
+    reads_unavailable: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -174,6 +181,9 @@ struct File {
     shared_groups: Option<SharedGroups>,
     rate_low: Option<Vec<Vec<f64>>>,
     rate_high: Option<Vec<Vec<f64>>>,
+    shared_frames_read: Option<Vec<Vec<Option<u64>>>>,
+    shared_groups_read: Option<SharedGroups>,
+    read_window_ms: Option<u32>,
 }
 
 /// The parts of a matrix, before they are checked.
@@ -199,6 +209,21 @@ pub struct MatrixParts {
     pub page_size: PageSize,
     /// How they were read; `None` where it is not known.
     pub frame_reading: Option<FrameReading>,
+    /// What of the shared frames was read; `None` where that was not measured.
+    pub reads: Option<ReadParts>,
+}
+
+/// What of the shared frames was read, before it is checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadParts {
+    /// Frames that both VMs of a pair read; `None` where reads of one of them are not seen.
+    pub frames: Vec<Vec<Option<u64>>>,
+    /// The sets of VMs that read the same frames; `None` where only pairs were counted.
+    pub groups: Option<SharedGroups>,
+    /// Least time between clearing an accessed bit and reading it again, in milliseconds.
+    pub window_ms: u32,
+    /// By VM: why its reads are not seen, as one clause.
+    pub unavailable: Vec<Option<String>>,
 }
 
 impl FileVm {
@@ -247,10 +272,13 @@ struct OutVm<'a> {
     vcpus: u32,
     #[serde(flatten)]
     memory: Option<MemoryUse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads_unavailable: Option<&'a str>,
 }
 
-impl<'a> From<&'a MatrixVm> for OutVm<'a> {
-    fn from(vm: &'a MatrixVm) -> Self {
+impl<'a> OutVm<'a> {
+    fn of(matrix: &'a SharingMatrix, position: usize) -> Self {
+        let vm = &matrix.vms[position];
         let process = vm.id.and_then(|id| id.process());
         let domain = vm.id.and_then(|id| id.xen_domain());
         Self {
@@ -263,6 +291,7 @@ impl<'a> From<&'a MatrixVm> for OutVm<'a> {
             owner: vm.owner.as_ref(),
             vcpus: vm.vcpus,
             memory: vm.memory,
+            reads_unavailable: matrix.reads_unavailable(position),
         }
     }
 }
@@ -294,12 +323,18 @@ impl Serialize for SharingMatrix {
             rate_low: Option<&'a [Vec<f64>]>,
             #[serde(skip_serializing_if = "Option::is_none")]
             rate_high: Option<&'a [Vec<f64>]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            shared_frames_read: Option<Vec<Vec<Option<u64>>>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            shared_groups_read: Option<&'a SharedGroups>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            read_window_ms: Option<u32>,
         }
         let end = |end: usize| self.cells.rate_ci95.as_ref().map(|ends| &ends[end][..]);
         Out {
             schema: SCHEMA,
             method: self.method,
-            vms: self.vms.iter().map(OutVm::from).collect(),
+            vms: (0..self.len()).map(|vm| OutVm::of(self, vm)).collect(),
             shared_frames: &self.cells.shared_frames,
             shared_file_frames: &self.cells.shared_file_frames,
             rate: &self.cells.rate,
@@ -312,6 +347,9 @@ impl Serialize for SharingMatrix {
             shared_groups: &self.cells.groups,
             rate_low: end(0),
             rate_high: end(1),
+            shared_frames_read: self.reads.as_ref().map(|reads| reads.cells()),
+            shared_groups_read: self.read_groups(),
+            read_window_ms: self.read_window_ms(),
         }
         .serialize(serializer)
     }
@@ -405,6 +443,14 @@ impl SharingMatrix {
         if file.schema != SCHEMA {
             return Err(MatrixFileError::Schema(file.schema));
         }
+        let unavailable = file.vms.iter().map(|vm| vm.reads_unavailable.clone()).collect();
+        let reads = match (file.shared_frames_read, file.read_window_ms) {
+            (Some(frames), Some(window_ms)) => {
+                Some(ReadParts { frames, groups: file.shared_groups_read, window_ms, unavailable })
+            }
+            (None, None) => None,
+            _ => return Err(MatrixFileError::HalfOfReads),
+        };
         let vms = file.vms.into_iter().map(FileVm::into_vm).collect::<Result<Vec<_>, _>>()?;
         if let Some(errors) = &file.rate_error {
             check_square("rate_error", errors, vms.len())?;
@@ -429,6 +475,7 @@ impl SharingMatrix {
             coverage: file.coverage,
             page_size: file.page_bytes.unwrap_or_default(),
             frame_reading: file.read_by.map(|by| FrameReading { by, reason: file.read_by_reason }),
+            reads,
         })?;
         let ends = match (file.rate_low, file.rate_high) {
             (Some(low), Some(high)) => Some([low, high]),
@@ -499,11 +546,43 @@ impl SharingMatrix {
             coverage: parts.coverage,
             page_size: parts.page_size,
             frame_reading: parts.frame_reading,
+            reads: None,
+            weigh: Weigh::All,
         };
-        match parts.groups {
-            Some(groups) => Ok(matrix.try_with_groups(groups)?),
+        let matrix = match parts.groups {
+            Some(groups) => matrix.try_with_groups(groups)?,
+            None => matrix,
+        };
+        match parts.reads {
+            Some(reads) => matrix.try_with_reads(reads),
             None => Ok(matrix),
         }
+    }
+
+    /// The same with reads, which are checked.
+    fn try_with_reads(self, parts: ReadParts) -> Result<Self, MatrixFileError> {
+        let ReadParts { frames, groups, window_ms, unavailable } = parts;
+        check_square("shared_frames_read", &frames, self.len())?;
+        let Some(shared) = &self.cells.shared_frames else { return Err(MatrixFileError::HalfOfReads) };
+        for (i, j) in (0..self.len()).flat_map(|i| (0..self.len()).map(move |j| (i, j))) {
+            let is_unseen = unavailable[i].is_some() || unavailable[j].is_some();
+            let expected = match frames[i][j] {
+                _ if frames[i][j] != frames[j][i] => "the same number of frames that are read both ways",
+                None if !is_unseen => "a number, or reads_unavailable of one of the VMs",
+                Some(_) if is_unseen => "null, as reads of one of the VMs are unavailable",
+                Some(read) if read > shared[i][j] => "no more frames that are read than shared frames",
+                _ => continue,
+            };
+            let text = frames[i][j].map_or_else(|| "null".to_owned(), |frames| frames.to_string());
+            return Err(cell(&self.vms, i, j, text, expected));
+        }
+        let known: Vec<Vec<u64>> =
+            frames.iter().map(|row| row.iter().map(|frames| frames.unwrap_or(0)).collect()).collect();
+        if let Some(groups) = &groups {
+            let names: Vec<&str> = self.vms.iter().map(|vm| vm.name.as_str()).collect();
+            groups.check(&names, &known)?;
+        }
+        Ok(self.with_reads(SharedReads::new(&known, groups, window_ms, unavailable)))
     }
 }
 

@@ -55,7 +55,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::matrix::SharingMatrix;
+use crate::matrix::{SharingMatrix, Weigh};
 use crate::observation::{Observation, VcpuObservation};
 use crate::topology::{CacheDomain, DomainId, Topology};
 use crate::vm::Vm;
@@ -363,6 +363,11 @@ impl Policy {
     fn notes(self, input: &PlanInput<'_>) -> Vec<String> {
         let mut notes = input.topology.notes().to_vec();
         notes.extend(input.topology.single_domain_note());
+        if input.matrix.weigh() == Weigh::Read && self.goes_by_sharing() {
+            notes.push(
+                "shared frames count as far as both VMs read them ([sharing] weigh = \"read\")".to_owned(),
+            );
+        }
         notes.extend(input.limits.into_iter().flat_map(|limits| limits.problems(input.matrix)));
         notes
     }

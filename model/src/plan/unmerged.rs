@@ -12,7 +12,7 @@
 use super::{Plan, PlanInput, Policy};
 use crate::availability::Availability;
 use crate::ksm::KsmState;
-use crate::matrix::{Method, SharingMatrix};
+use crate::matrix::{Method, SharingMatrix, Weigh};
 use crate::vm::{MemoryKind, Vm};
 
 /// What is known about why nothing is merged.
@@ -114,14 +114,10 @@ impl Policy {
             return self.plan(input);
         }
         let matrix = input.measured_matrix();
-        let waiting = format!(
-            "nothing is merged now: no two of the {} VMs share a merged page, so policy {self} has nothing to go by and \
-             moves {}; {}; `huddle matrix --method content` shows what they could share, and a loop with \
-             [sharing] method = \"content\" places by it",
-            matrix.len(),
-            if input.apart.is_empty() { "nothing" } else { "only the VMs that [plan] apart names" },
-            merging().why()
-        );
+        let waiting = match matrix.weigh() {
+            Weigh::All => self.unmerged(input, &merging()),
+            Weigh::Read => self.unread(input),
+        };
         let is_kept_apart =
             |vm: &str| input.apart.iter().any(|(i, j)| input.name(*i) == vm || input.name(*j) == vm);
         let mut reasons = self.notes(input);
@@ -141,6 +137,26 @@ impl Policy {
             waiting: Some(waiting),
             reasons,
         }
+    }
+
+    fn unmerged(self, input: &PlanInput<'_>, merging: &MergingState) -> String {
+        format!(
+            "nothing is merged now: no two of the {} VMs share a merged page, so policy {self} has nothing to go by and \
+             moves {}; {}; `huddle matrix --method content` shows what they could share, and a loop with \
+             [sharing] method = \"content\" places by it",
+            input.matrix.len(),
+            input.what_moves(),
+            merging.why()
+        )
+    }
+
+    fn unread(self, input: &PlanInput<'_>) -> String {
+        format!(
+            "nothing that is shared is read: no two of the {} VMs read a frame that they share, so policy {self} has nothing \
+             to go by and moves {}; [sharing] weigh = \"all\" counts all shared frames",
+            input.matrix.len(),
+            input.what_moves()
+        )
     }
 }
 
@@ -165,6 +181,11 @@ fn shares_files(matrix: &SharingMatrix, i: usize, j: usize) -> bool {
 }
 
 impl PlanInput<'_> {
+    /// What a plan that waits moves.
+    fn what_moves(&self) -> &'static str {
+        if self.apart.is_empty() { "nothing" } else { "only the VMs that [plan] apart names" }
+    }
+
     fn has_configured_working_set(&self) -> bool {
         let of = |limits: &super::PlanLimits| {
             limits.contention != Some(0.0)

@@ -2,6 +2,7 @@
 
 use super::{MergingState, Plan, PlanInput, PlanVm, Policy};
 use crate::availability::Availability;
+use crate::matrix::Weigh;
 use crate::topology::DomainId;
 use crate::update::Round;
 
@@ -15,9 +16,9 @@ pub struct WhatIf {
     pub moves: usize,
 }
 
-/// The plan of `policy` for the matrix and the topology of `round`. `before` is its plan of the previous
+/// The plan of `policy`, by the shared frames that `weigh` says, for the matrix and the topology of `round`. `before` is its plan of the previous
 /// round; without one VMs are where they were found.
-pub fn what_if(policy: Policy, round: &Round, before: Option<&Plan>) -> Availability<WhatIf> {
+pub fn what_if(policy: Policy, weigh: Weigh, round: &Round, before: Option<&Plan>) -> Availability<WhatIf> {
     let (matrix, topology) = match (&round.matrix, &round.topology) {
         (Availability::Available(matrix), Availability::Available(topology)) => (matrix, topology),
         (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
@@ -42,7 +43,9 @@ pub fn what_if(policy: Policy, round: &Round, before: Option<&Plan>) -> Availabi
         })
         .collect();
     let merging = || MergingState::of(&round.vms, round.ksm.clone(), |_| None);
-    let plan = policy.plan_measured(&PlanInput::new(matrix, topology, &limits), merging);
+    let (weighed, why_not) = matrix.to_plan_by(weigh);
+    let mut plan = policy.plan_measured(&PlanInput::new(&weighed, topology, &limits), merging);
+    plan.reasons.extend(why_not);
     let place_now = |name: &str, vcpu: u32| {
         let at = matrix.vms().iter().position(|vm| vm.name == name)?;
         limits[at].current.get(vcpu as usize).copied().flatten()

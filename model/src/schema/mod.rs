@@ -46,8 +46,9 @@ pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
 /// numbers there and the first 8 bytes of the UUID as start time. 5: adds `shared_file_frames` to sharing, and the bytes
 /// of files, devices and firmware and `pages_file` to vms, where `pages_huge`, which was always null, is gone. 6: adds
 /// groups, `in_force` to placements, and `trial`, `evidence` and `evidence_required` to trials. 7: adds `read_by` and
-/// `read_by_reason` to sharing.
-pub const SCHEMA_VERSION: u32 = 7;
+/// `read_by_reason` to sharing. 8: adds `shared_frames_read` and `read_window_ms` to sharing, and `reads_unavailable` to
+/// vms.
+pub const SCHEMA_VERSION: u32 = 8;
 
 /// The oldest version that is still read.
 pub const OLDEST_SCHEMA_VERSION: u32 = 1;
@@ -107,6 +108,8 @@ impl Table {
                 5
             }
             "read_by" | "read_by_reason" if self == Self::Sharing => 7,
+            "shared_frames_read" | "read_window_ms" if self == Self::Sharing => 8,
+            "reads_unavailable" if self == Self::Vms => 8,
             "in_force" if self == Self::Placements => 6,
             "evidence" | "evidence_required" if self == Self::Trials => 6,
             _ => 1,

@@ -66,7 +66,8 @@ pub fn schema_page() -> String {
          `thread`, and the first 8 bytes of its UUID as start time. Before version 5 there was no `shared_file_frames` of sharing, and of \
          vms none of `private_file_bytes`, `shared_file_bytes`, `device_bytes`, `firmware_bytes` and `pages_file`; there was `pages_huge`, \
          always null. Before version 6 there was no `in_force` of placements and no `trial`, `evidence` and `evidence_required` of \
-         trials, before version 7 no `read_by` and `read_by_reason` of sharing.\n"
+         trials, before version 7 no `read_by` and `read_by_reason` of sharing, before version 8 no \
+         `shared_frames_read` and `read_window_ms` of sharing and no `reads_unavailable` of vms.\n"
     );
     for table in Table::ALL {
         // Writing to a String cannot fail.

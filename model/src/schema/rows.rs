@@ -92,6 +92,8 @@ fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
             other_domid: columns[j].domid,
             shared_frames: matrix.shared_frames(i, j),
             shared_file_frames: matrix.shared_file_frames(i, j),
+            shared_frames_read: matrix.shared_frames_read(i, j),
+            read_window_ms: matrix.read_window_ms(),
             rate: matrix.rate(i, j),
             method: method.clone(),
             measured_in_us,
@@ -133,8 +135,10 @@ fn groups(time: Window, matrix: &SharingMatrix) -> Vec<GroupRow> {
 
 fn vm_row(time: Window, vm: &Vm, matrix: Option<&SharingMatrix>) -> VmRow {
     // A VM that ended during the scan and was restarted with its name is another process.
-    let measured = matrix.and_then(|matrix| matrix.vms().iter().find(|measured| measured.is(vm)));
-    let memory: Option<MemoryUse> = measured.and_then(|m| m.memory);
+    let measured =
+        matrix.and_then(|matrix| Some((matrix, matrix.vms().iter().position(|measured| measured.is(vm))?)));
+    let memory: Option<MemoryUse> = measured.and_then(|(matrix, at)| matrix.vms()[at].memory);
+    let reads_unavailable = measured.and_then(|(matrix, at)| matrix.reads_unavailable(at));
     let columns = VmColumns::from(vm);
     VmRow {
         begin_us: time.begin_us,
@@ -162,6 +166,7 @@ fn vm_row(time: Window, vm: &Vm, matrix: Option<&SharingMatrix>) -> VmRow {
         pages_zero: memory.map(|m| m.pages_zero),
         self_shared_pages: memory.map(|m| m.self_shared_pages),
         pages_file: memory.and_then(|m| m.pages_file),
+        reads_unavailable: reads_unavailable.map(str::to_owned),
         cannot_merge: (!vm.cannot_merge.is_empty()).then(|| vm.cannot_merge.join("\n")),
     }
 }

@@ -1,6 +1,7 @@
 //! Keys, mouse and sizes.
 
 use crossterm::event::{Event, KeyEventKind};
+use huddle_model::matrix::Weigh;
 use ratatui::layout::Rect;
 
 use super::compare::Compare;
@@ -171,6 +172,12 @@ impl App {
                 self.sharing.scale = match self.sharing.scale {
                     Scale::Linear => Scale::Logarithmic,
                     Scale::Logarithmic => Scale::Linear,
+                };
+            }
+            C::Reads => {
+                self.sharing.weigh = match self.sharing.weigh {
+                    Weigh::All => Weigh::Read,
+                    Weigh::Read => Weigh::All,
                 };
             }
             C::Highest => {

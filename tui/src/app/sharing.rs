@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{SharingMatrix, Weigh};
 use ratatui::text::Span;
 
 use super::cluster;
@@ -48,6 +48,8 @@ fn same_rates(a: &SharingMatrix, b: &SharingMatrix) -> bool {
 pub(crate) struct Sharing {
     pub(crate) is_clustered: bool,
     pub(crate) scale: Scale,
+    /// Which shared frames the cells show.
+    pub(crate) weigh: Weigh,
     pub(crate) filter: String,
     /// Positions in the matrix of the VMs shown, in the order of display.
     pub(crate) order: Vec<usize>,
@@ -66,6 +68,7 @@ impl Default for Sharing {
         Self {
             is_clustered: true,
             scale: Scale::Linear,
+            weigh: Weigh::All,
             filter: String::new(),
             order: Vec::new(),
             longest_name: 0,
@@ -117,6 +120,18 @@ impl Sharing {
         )
     }
 
+    /// What a cell shows: a share (0 to 1) of the frames in use of VM `i`; `None` where it is not known.
+    pub(crate) fn rate(&self, matrix: &SharingMatrix, i: usize, j: usize) -> Option<f64> {
+        match self.weigh {
+            Weigh::All => Some(matrix.rate(i, j)),
+            Weigh::Read => {
+                let used = matrix.vms()[i].memory?.frames_used;
+                let read = matrix.shared_frames_read(i, j)?;
+                Some(if used == 0 { 0.0 } else { read as f64 / used as f64 })
+            }
+        }
+    }
+
     /// Puts the cursor on a cell and remembers its VMs.
     pub(crate) fn put_cursor(
         &mut self,
@@ -145,7 +160,7 @@ impl Sharing {
         let mut best: Option<(f64, usize, usize)> = None;
         for (row, i) in self.order.iter().enumerate() {
             for (column, j) in self.order.iter().enumerate() {
-                let rate = matrix.rate(*i, *j);
+                let Some(rate) = self.rate(matrix, *i, *j) else { continue };
                 if i != j && best.is_none_or(|(highest, ..)| rate > highest) {
                     best = Some((rate, row, column));
                 }

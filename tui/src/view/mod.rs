@@ -215,6 +215,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
             (Command::Order, "order"),
             (Command::Scale, "scale"),
             (Command::Highest, "highest"),
+            (Command::Reads, "reads"),
         ],
         View::Log => &[(Command::Filter, "filter"), (Command::Order, "order")],
     };

@@ -1,7 +1,7 @@
 //! The sharing view: the heatmap, its legend, and the exact figures of the cell under the cursor.
 
 use huddle_model::availability::Availability;
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{SharingMatrix, Weigh};
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
@@ -51,7 +51,12 @@ fn info(canvas: &mut Canvas<'_>, area: Rect, matrix: &SharingMatrix, sharing: &S
     } else {
         format!("{} of {} VMs", sharing.order.len(), matrix.len())
     };
-    let text = format!("{count}, {order}; % of the row's frames that the column maps too");
+    let what = match (sharing.weigh, matrix.read_window_ms()) {
+        (Weigh::All, _) => "that the column maps too".to_owned(),
+        (Weigh::Read, Some(window_ms)) => format!("that both map, and read within {window_ms} ms"),
+        (Weigh::Read, None) => "that both read: not measured ([sharing] weigh = \"read\")".to_owned(),
+    };
+    let text = format!("{count}, {order}; % of the row's frames {what}");
     canvas.text(area, area.x + 1, area.y, &text, theme.faint());
 }
 
@@ -135,21 +140,25 @@ fn cells(
             );
             let is_current = (top + row, left + column) == sharing.cursor;
             if i == j {
-                own_cell(canvas, area, is_current);
+                mark_cell(canvas, area, '\\', is_current);
             } else {
-                let rate = matrix.rate(i, j);
-                let level = ramp.level(rate);
-                rate_cell(canvas, area, rate, level, styles[usize::from(level)], is_current);
+                match sharing.rate(matrix, i, j) {
+                    Some(rate) => {
+                        let level = ramp.level(rate);
+                        rate_cell(canvas, area, rate, level, styles[usize::from(level)], is_current);
+                    }
+                    None => mark_cell(canvas, area, '?', is_current),
+                }
             }
         }
     }
 }
 
-/// A VM with itself, which is not sharing between VMs.
-fn own_cell(canvas: &mut Canvas<'_>, area: Rect, is_current: bool) {
+/// A cell without a rate: a VM with itself, which is not sharing between VMs, or what is not known.
+fn mark_cell(canvas: &mut Canvas<'_>, area: Rect, mark: char, is_current: bool) {
     let style = if is_current { canvas.theme.selected() } else { canvas.theme.faint() };
     let y = area.y + (area.height - 1) / 2;
-    canvas.put(area.x + area.width / 2 - u16::from(area.width == 2), y, '\\', style);
+    canvas.put(area.x + area.width / 2 - u16::from(area.width == 2), y, mark, style);
     brackets(canvas, area, y, style, is_current);
 }
 
@@ -231,10 +240,15 @@ fn detail(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture, matrix: &Shari
             Some(frames) if frames > 0 => format!(", {} by files", format::count(frames)),
             _ => String::new(),
         };
+        let read = match (matrix.shared_frames_read(i, j), matrix.read_window_ms()) {
+            (Some(frames), _) => format!(", {} read by both", format::count(frames)),
+            (None, Some(_)) => ", reads n/a".to_owned(),
+            (None, None) => String::new(),
+        };
         let shared = match matrix.shared_frames(i, j) {
             Some(frames) => {
                 format!(
-                    "{} frames ({}){of_files}",
+                    "{} frames ({}){of_files}{read}",
                     format::count(frames),
                     format::frames_bytes(frames, matrix.page_size())
                 )
@@ -255,6 +269,11 @@ fn detail(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture, matrix: &Shari
         }
         lines.push((rate_line(matrix, i, j), theme.plain()));
         lines.push((rate_line(matrix, j, i), theme.plain()));
+        for vm in [i, j] {
+            if let Some(reason) = matrix.reads_unavailable(vm) {
+                lines.push((format!("what {} reads is not seen: {reason}", name(vm)), theme.warning()));
+            }
+        }
     }
     let measured = measured(picture, matrix);
     if is_beside {

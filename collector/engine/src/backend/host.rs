@@ -12,7 +12,7 @@ use huddle_host::topology::{caches, usable_cpus};
 use huddle_host::{ksm, numa, schedulers, topology};
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
-use huddle_model::matrix::Method;
+use huddle_model::matrix::{Method, Weigh};
 use huddle_model::schema::EventFact;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
@@ -57,9 +57,13 @@ impl HostBackend {
 
     fn scan(&self) -> MergedScan {
         let scan = MergedScan::new(self.root.clone()).with_kernel_access(self.kernel.clone());
-        match self.sharing.read_by {
+        let scan = match self.sharing.read_by {
             Some(by) => scan.with_read_by(by),
             None => scan,
+        };
+        match self.sharing.weigh {
+            Weigh::Read => scan.with_reads(self.sharing.reads),
+            Weigh::All => scan,
         }
     }
 
@@ -117,6 +121,11 @@ impl Backend for HostBackend {
     fn check(&self, choice: &LoopChoice) -> Result<(), BackendError> {
         if choice.merge {
             let why = "--merge is for Xen's domains; on this host KSM merges: --ksm-run";
+            return Err(BackendError::Usage(why.to_owned()));
+        }
+        if self.sharing.weigh == Weigh::Read && self.sharing.method == Some(Method::Content) {
+            let why =
+                "[sharing] weigh = \"read\" is for method = \"merged\": what VMs read is known by frames";
             return Err(BackendError::Usage(why.to_owned()));
         }
         // Contents are read without the numbers of frames.

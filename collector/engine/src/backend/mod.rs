@@ -15,12 +15,13 @@ use huddle_host::stages::{
     HostSource, Measurement, Observer, PageMerger, PassTrigger, SharingSource, StageError, VmSource,
 };
 use huddle_model::availability::Availability;
-use huddle_model::matrix::{Method, ReadBy};
+use huddle_model::matrix::{Method, ReadBy, Weigh};
 use huddle_model::schema::EventFact;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::perf::{EventChoice, EventSet, Scope};
 use huddle_observe::reported::ReportSocket;
+use huddle_sharing::ReadSettings;
 use huddle_sharing::content::ContentSettings;
 use huddle_xen::affinity::XenAffinities;
 use huddle_xen::merging::UndoSharing;
@@ -59,6 +60,10 @@ pub struct SharingChoice {
     pub method: Option<Method>,
     /// Method `merged`: how frames are read; `None` for page tables where that is possible.
     pub read_by: Option<ReadBy>,
+    /// Which shared frames count.
+    pub weigh: Weigh,
+    /// How it is measured which are read, if that is what counts.
+    pub reads: ReadSettings,
     /// Method `content`: its limits.
     pub content: ContentSettings,
 }

@@ -8,7 +8,7 @@ use huddle_host::discover::Discovery;
 use huddle_host::pin::{HostPinner, Journal, Scheduler, StateLock, Subject};
 use huddle_host::stages::{HostSource as _, Measurement, PageMerger, StageError};
 use huddle_model::availability::Availability;
-use huddle_model::matrix::Method;
+use huddle_model::matrix::{Method, Weigh};
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::reported::{ReportSocket, Reports};
@@ -101,6 +101,10 @@ impl Backend for XenBackend {
             return Err(BackendError::host(
                 "Xen does not report which frames domains share; set [sharing] method = \"content\"",
             ));
+        }
+        if self.sharing.weigh == Weigh::Read {
+            let why = "[sharing] weigh = \"read\" has no effect here: what domains of Xen read is not seen";
+            return Err(BackendError::Usage(why.to_owned()));
         }
         self.vms()?;
         huddle_xen::open_memory(&self.root).map(drop).map_err(BackendError::host)

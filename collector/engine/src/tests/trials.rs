@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use huddle_model::assignment::Assignment;
 use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix, Weigh};
 use huddle_model::observation::ReportObservation;
 use huddle_model::pinning::PinOutcome;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
@@ -79,12 +79,7 @@ impl SharingSource for FakeSharing {
         let shared = |i: usize, j: usize| if i < 4 && j < 4 && i % 2 == j % 2 { 800 } else { 0 };
         let frames: Vec<Vec<u64>> =
             (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
-        Ok(Measurement {
-            matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
-            unmeasured: Vec::new(),
-            notes: Vec::new(),
-            zero_pages: None,
-        })
+        Ok(Measurement::of(SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0)))
     }
 }
 
@@ -218,6 +213,7 @@ fn engine(limits: PlanLimits) -> (Engine, Pinned) {
         apply: true,
         clock: Box::new(seconds),
         policy: Policy::Sharing,
+        weigh: Weigh::All,
         limits,
         trials: Some(TrialRunner::new(
             Objective::Reported,

@@ -12,7 +12,7 @@ use huddle_model::vm::{TaskId, VmmKind};
 
 use super::cmdline::{self, CommandLine};
 use super::vcpus;
-use crate::limits::{Limits, TooMuch, VmTime, count};
+use crate::limits::{Budget, Limits, TooMuch, VmTime, count};
 use crate::status::{self, ProcessIds};
 use crate::task::TaskStat;
 use crate::{HostError, HostRoot, cgroup, read_at_most, read_text};
@@ -132,6 +132,15 @@ pub(crate) fn without_heirs(
         }
     }
     (left, notes)
+}
+
+/// Whether a process holds a VM of KVM now.
+///
+/// # Errors
+/// Its descriptors cannot be read, or there are more than are looked at.
+pub fn holds_kvm(root: &HostRoot, pid: i32) -> Result<bool, HostError> {
+    let limits = Limits::default();
+    Ok(kvm_descriptors(root, pid, &limits, Budget::of_round(&limits).vm())?.vms() > 0)
 }
 
 fn kvm_descriptors(

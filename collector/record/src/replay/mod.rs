@@ -11,6 +11,7 @@
 mod error;
 mod files;
 mod index;
+mod matrix;
 mod round;
 mod segment;
 #[cfg(test)]
@@ -38,7 +39,8 @@ use huddle_recording::read_manifest;
 pub use error::ReplayError;
 use files::{Footers, TableFiles};
 use index::{Position, unsigned};
-use round::{Pairs, RebuiltRound, RoundRows, from_name};
+use matrix::Pairs;
+use round::{RebuiltRound, RoundRows, from_name};
 pub use segment::row_group_keys;
 use window::WindowRows;
 

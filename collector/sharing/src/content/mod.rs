@@ -53,6 +53,7 @@ pub use self::settings::{ContentSettings, NotAShare, Share};
 pub(crate) use self::tally::Sampled;
 use self::tally::Tally;
 pub use self::throttle::Throttle;
+pub(crate) use self::throttle::thread_cpu_time;
 use self::verify::{Spaces, Verifier};
 use super::processes::{Processes, Reads, UnmeasuredVm};
 use super::{Found, Measurement, SharingError, assemble, pagemap};
@@ -179,6 +180,7 @@ impl ContentScan {
             shared: &figures.shared,
             of_files: None,
             groups: figures.groups,
+            reads: None,
         };
         assemble(vms, &found, figures.sampled.as_ref(), unmeasured, notes, began)
     }

@@ -19,6 +19,8 @@ impl Share {
     pub const ALL: Self = Self(1.0);
     /// One half.
     pub const HALF: Self = Self(0.5);
+    /// One twentieth.
+    pub const TWENTIETH: Self = Self(0.05);
 
     /// The number.
     pub fn get(self) -> f64 {

@@ -43,8 +43,8 @@ fn rest_after(used: Duration, passed: Duration, share: Share) -> Duration {
     used.div_f64(share.get()).saturating_sub(passed)
 }
 
-/// 0 on a kernel without the clock (before Linux 2.6.12): then there are no sleeps.
-fn thread_cpu_time() -> Duration {
+/// Processor time of this thread. 0 on a kernel without the clock (before Linux 2.6.12): then there are no sleeps.
+pub(crate) fn thread_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 

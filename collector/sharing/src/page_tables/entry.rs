@@ -5,6 +5,8 @@ use super::program::{HUGE, PRESENT};
 
 /// The page may be written.
 pub(super) const WRITABLE: u64 = 1 << 1;
+/// The page was used since the bit was cleared.
+const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 /// `_PAGE_PROTNONE`: the page is there, and not accessible (mprotect, NUMA balancing).
 const NO_ACCESS: u64 = 1 << 8;
@@ -143,6 +145,18 @@ pub(super) fn is_huge_there(entry: u64) -> bool {
 /// Whether a page may be written.
 pub(super) fn is_writable(entry: u64) -> bool {
     entry & WRITABLE != 0
+}
+
+/// Whether the page was used since its bit was cleared.
+#[inline]
+pub(super) fn is_accessed(entry: u64) -> bool {
+    entry & ACCESSED != 0
+}
+
+/// Whether the kernel counts no mappings of the page.
+#[inline]
+pub(super) fn is_special(entry: u64) -> bool {
+    entry & SPECIAL != 0
 }
 
 /// Whether the entry says that nothing was ever written through it, as of the huge zero page.

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::entry::{
-    AddressMask, Common, HUGE_PAGES, all_writable, is_clean, is_huge_there, is_there, is_writable,
+    AddressMask, Common, HUGE_PAGES, all_writable, is_accessed, is_clean, is_huge_there, is_special,
+    is_there, is_writable,
 };
 use super::kernel::{Block, PageTables, TABLE_PAGES, TopTable};
 use super::spans::{How, Span};
@@ -217,6 +218,9 @@ impl Thread<'_> {
         if common.none_there() {
             return;
         }
+        if self.units.processes[self.position].is_cleared() {
+            self.reads(span, entries);
+        }
         match span.how {
             How::Private { of_file } if of_file && may_be_file && self.has_candidates(entries) => {
                 self.pages_by_pagemap(span, page, pages);
@@ -232,6 +236,46 @@ impl Thread<'_> {
                 self.count_alone(there, may_be_file);
             }
             How::Shared | How::Pagemap => self.sort(span, page, entries, false),
+        }
+    }
+
+    /// Keeps the candidates among the pages that were read.
+    fn reads(&mut self, span: &Span, entries: &[u64]) {
+        let is_candidate = |entry: u64| match span.how {
+            How::Private { .. } => !is_writable(entry),
+            How::Shared => true,
+            // Nobody else maps them; what pagemap is read for has no accessed bits there.
+            How::SharedAlone | How::Pagemap => false,
+        };
+        let (mask, zero_page) = (self.units.mask, self.units.sorter.zero_page_frame);
+        let mut frames = [0; TABLE_PAGES];
+        let mut kept = 0;
+        for entry in entries.iter().copied() {
+            let frame = mask.frame(entry);
+            let is_read = is_there(entry) && is_accessed(entry) && !is_special(entry);
+            frames[kept % TABLE_PAGES] = frame;
+            kept += usize::from(is_read && is_candidate(entry) && frame != zero_page);
+        }
+        if let Err(frame) = self.gathered.read_buckets.scatter(&frames[..kept], self.position as u32) {
+            self.refuse(frame);
+        }
+    }
+
+    /// The same of a part of a huge page, or the whole of it.
+    fn huge_reads(&mut self, frame: u64, pages: u64, entry: u64) {
+        if !is_accessed(entry) || !self.units.processes[self.position].is_cleared() {
+            return;
+        }
+        if pages == HUGE_PAGES && frame.is_multiple_of(HUGE_PAGES) {
+            let unit = HugeUnit::new(frame, self.position as u32, is_clean(entry));
+            self.gathered.read_units.push(unit);
+            return;
+        }
+        let mut frames = [0; HUGE_PAGES as usize];
+        frames.iter_mut().zip(frame..).for_each(|(to, frame)| *to = frame);
+        let frames = &frames[..pages.min(HUGE_PAGES) as usize];
+        if let Err(frame) = self.gathered.read_buckets.scatter(frames, self.position as u32) {
+            self.refuse(frame);
         }
     }
 
@@ -309,9 +353,13 @@ impl Thread<'_> {
         let may_be_file = span.region.may_be_file;
         match span.how {
             How::Private { .. } if is_writable(entry) => self.count_alone(pages, false),
-            How::Private { of_file: true } if may_be_file => self.pages_by_pagemap(span, page, pages),
+            How::Private { of_file: true } if may_be_file => {
+                self.huge_reads(frame, pages, entry);
+                self.pages_by_pagemap(span, page, pages);
+            }
             How::SharedAlone => self.count_alone(pages, may_be_file),
             How::Private { .. } | How::Shared | How::Pagemap => {
+                self.huge_reads(frame, pages, entry);
                 let is_file = may_be_file && !matches!(span.how, How::Private { .. });
                 if pages == HUGE_PAGES && frame.is_multiple_of(HUGE_PAGES) {
                     self.counts.resident += pages;

@@ -50,7 +50,17 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     print_table(&rates)?;
     if matrix.pairs().any(|(i, j)| matrix.shared_file_frames(i, j).is_some_and(|frames| frames > 0)) {
         print("")?;
-        print_table(&file_frames(matrix, &names))?;
+        print_table(&parts("shares by files with", matrix, &names, SharingMatrix::shared_file_frames))?;
+    }
+    if let Some(window_ms) = matrix.read_window_ms() {
+        print("")?;
+        print_table(&parts("reads what it shares with", matrix, &names, SharingMatrix::shared_frames_read))?;
+        print(format!("of the shared frames those that both VMs read within {window_ms} ms"))?;
+        for (vm, name) in names.iter().enumerate() {
+            if let Some(reason) = matrix.reads_unavailable(vm) {
+                print(format!("{name}: what it reads is not seen: {reason}"))?;
+            }
+        }
     }
 
     let mut memory = table(&[
@@ -101,17 +111,21 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Of the frames that each pair shares, those of the page cache, which are shared without KSM.
-fn file_frames(matrix: &SharingMatrix, names: &[&str]) -> Table {
-    let mut frames = table(&[&["shares by files with"], names].concat());
+/// Some of the frames that each pair shares.
+fn parts(
+    what: &str,
+    matrix: &SharingMatrix,
+    names: &[&str],
+    part: impl Fn(&SharingMatrix, usize, usize) -> Option<u64>,
+) -> Table {
+    let mut frames = table(&[&[what], names].concat());
     right(&mut frames, 1..=names.len());
     for (i, name) in names.iter().enumerate() {
-        let cells =
-            (0..names.len()).map(|j| match (matrix.shared_file_frames(i, j), matrix.shared_frames(i, j)) {
-                _ if i == j => "-".into(),
-                (Some(of_files), Some(all)) => format!("{of_files} of {all}"),
-                _ => "?".into(),
-            });
+        let cells = (0..names.len()).map(|j| match (part(matrix, i, j), matrix.shared_frames(i, j)) {
+            _ if i == j => "-".into(),
+            (Some(part), Some(all)) => format!("{part} of {all}"),
+            _ => "?".into(),
+        });
         frames.add_row(std::iter::once((*name).to_owned()).chain(cells));
     }
     frames

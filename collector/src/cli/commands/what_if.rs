@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use huddle_model::availability::Availability;
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{SharingMatrix, Weigh};
 use huddle_model::plan::{Plan, Policy, WhatIf, what_if};
 use huddle_model::text::{counted, utc_text};
 use huddle_model::update::Round;
@@ -49,7 +49,13 @@ struct Planned {
     moves: Option<usize>,
 }
 
-pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>) -> Result<(), Failure> {
+pub(super) fn run(
+    format: Format,
+    policy: Policy,
+    weigh: Weigh,
+    dir: &Path,
+    only: Option<u64>,
+) -> Result<(), Failure> {
     let mut recording = Recording::open(dir).map_err(Failure::failed)?;
     log_warnings(&recording);
     let positions: Vec<(usize, u64)> = recording.rounds().collect();
@@ -57,7 +63,7 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
     let mut before: Option<Plan> = None;
     for (position, number) in positions {
         let recorded = recording.view(position).map_err(Failure::failed)?.round;
-        let outcome = what_if(policy, &recorded, before.as_ref());
+        let outcome = what_if(policy, weigh, &recorded, before.as_ref());
         if only == Some(number) {
             return one(format, outcome, recorded.matrix.value().map(|matrix| &**matrix));
         }

@@ -99,6 +99,20 @@ fn measured() -> impl Strategy<Value = SharingMatrix> {
                 frames.iter().map(|row| row.iter().map(|count| count / 3).collect()).collect();
             let matrix = SharingMatrix::measured(Method::Content, vms.collect(), &frames, 1.5, 0.25);
             let matrix = if used.len() % 3 == 0 { matrix } else { matrix.with_file_frames(&of_files) };
+            let matrix = match used.len() % 4 {
+                0 | 1 => matrix,
+                of_four => {
+                    let read: Vec<Vec<u64>> =
+                        frames.iter().map(|row| row.iter().map(|count| count / 2).collect()).collect();
+                    let unseen = |vm: usize| (of_four == 2 && vm == 0).then(|| "it runs in KVM".to_owned());
+                    matrix.with_reads(SharedReads::new(
+                        &read,
+                        None,
+                        100,
+                        (0..used.len()).map(unseen).collect(),
+                    ))
+                }
+            };
             let seen_in_both: Vec<Vec<u64>> =
                 frames.iter().map(|row| row.iter().map(|count| count / 4).collect()).collect();
             let seen = vec![frames.iter().flatten().max().unwrap_or(&0) / 4 + 1; frames.len()];

@@ -176,6 +176,7 @@ fn the_order_of_many_vms_plays_no_part() {
             vms: order.iter().map(|at| MatrixVm::named(format!("vm{at}"))).collect(),
             shared_frames: None,
             shared_file_frames: None,
+            reads: None,
             groups: None,
             rate: order.iter().map(|i| order.iter().map(|j| rates[*i][*j]).collect()).collect(),
             duration_ms: None,

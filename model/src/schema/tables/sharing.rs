@@ -37,6 +37,10 @@ rows! {
         shared_frames: Option<u64>, "frames";
         /// Those of the shared frames that are of the page cache (a mapped file, a memfd, shared memory); null where that was not measured.
         shared_file_frames: Option<u64>, "frames";
+        /// Those of the shared frames that both VMs read within `read_window_ms`; null where that was not measured, or reads of one of them are not seen.
+        shared_frames_read: Option<u64>, "frames";
+        /// Least time between clearing the accessed bit of a page and reading it again; null where reads were not measured.
+        read_window_ms: Option<u32>, "ms";
         /// The shared frames as a part (0 to 1) of the frames that `vm` uses.
         rate: f64, "fraction";
         /// How it was measured: merged (frames that both map), content, file, or (earlier releases) events.
@@ -127,6 +131,8 @@ rows! {
         self_shared_pages: Option<u64>, "pages";
         /// Resident pages on frames of the page cache; null where that was not measured.
         pages_file: Option<u64>, "pages";
+        /// Why it is not seen what the VM reads; null where it is, or was not to be measured.
+        reads_unavailable: Option<String>, "none";
         /// Why part of its memory cannot be merged, a sentence a line; null when all of it can.
         cannot_merge: Option<String>, "none";
     }

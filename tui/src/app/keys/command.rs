@@ -47,6 +47,8 @@ pub enum Command {
     Reverse,
     /// Switch between linear and logarithmic colours.
     Scale,
+    /// Switch between all shared frames and those that are read.
+    Reads,
     /// Move the cursor to the highest rate.
     Highest,
     /// Switch between VMs and vCPUs.
@@ -133,6 +135,7 @@ impl Command {
             Self::Order => "order",
             Self::Reverse => "reverse",
             Self::Scale => "scale",
+            Self::Reads => "reads",
             Self::Highest => "highest",
             Self::Level => "level",
             Self::Metric => "metric",
@@ -189,6 +192,7 @@ impl Command {
             Self::Order => "next sort order",
             Self::Reverse => "reverse the sort order",
             Self::Scale => "linear or logarithmic colours",
+            Self::Reads => "all shared frames, or those that are read",
             Self::Highest => "go to the highest rate",
             Self::Level => "switch between VMs and vCPUs",
             Self::Metric => "next metric in the chart",
@@ -241,6 +245,7 @@ const PLAIN: [Command; 44] = {
         C::Order,
         C::Reverse,
         C::Scale,
+        C::Reads,
         C::Highest,
         C::Level,
         C::Metric,

@@ -185,6 +185,7 @@ impl Default for KeyMap {
         bind(Scope::In(View::Misses), C::Level, &[plain(Char('v'))]);
         bind(Scope::In(View::Misses), C::Metric, &[plain(Char('m'))]);
         bind(Scope::In(View::Sharing), C::Scale, &[plain(Char('L'))]);
+        bind(Scope::In(View::Sharing), C::Reads, &[plain(Char('e'))]);
         bind(Scope::In(View::Sharing), C::Highest, &[plain(Char('m'))]);
         bind(Scope::InHelp, C::Help, &[plain(Esc)]);
         bind(Scope::Asking, C::Accept, &[plain(Char('y'))]);
