@@ -3,23 +3,24 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::ptr::NonNull;
 
 use huddle_host::limits::Limits;
 use huddle_host::maps::{maps_text, parse_maps};
 use huddle_host::{HostRoot, task};
-use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vm};
+use huddle_model::vm::{GuestRegion, MemoryKind};
 use huddle_sharing::Measurement;
 use huddle_testing::memory::{Fork, huge};
 use huddle_testing::output::say;
 use libtest_mimic::Trial;
 use nix::libc;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, mmap_anonymous};
 
 use crate::map::{Map, PAGE, vm};
 use crate::reference::{assert_is_reference, measure, memory};
+use crate::tenant::process_vm;
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -1,16 +1,21 @@
 //! What VMs read of the frames that they share.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use huddle_host::HostRoot;
 use huddle_model::matrix::ReadBy;
-use huddle_model::vm::VmmKind;
+use huddle_model::vm::{MemoryKind, Vm, VmmKind};
 use huddle_sharing::content::Share;
 use huddle_sharing::{Measurement, MergedScan, ReadSettings};
 use huddle_testing::memory::{Fork, huge, huge_page_pages};
 use libtest_mimic::Trial;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags};
 use serde_json::Value;
 
 use crate::map::{Map, PAGE, vm};
@@ -30,7 +35,7 @@ pub fn trials() -> Vec<Trial> {
 /// Pages of a test.
 const PAGES: usize = 16_000;
 
-fn measure(vms: &[huddle_model::vm::Vm]) -> Measurement {
+fn measure(vms: &[Vm]) -> Measurement {
     let found = MergedScan::new(HostRoot::real()).with_reads(ReadSettings::default()).measure(vms).unwrap();
     check_reading(&found, ReadBy::PageTables);
     found
@@ -86,7 +91,7 @@ fn reads_of_huge_pages() {
         return;
     };
     let start = std::ptr::NonNull::new(words.as_mut_ptr().cast()).unwrap();
-    let map = Map { start, pages: 4 * pages, kind: huddle_model::vm::MemoryKind::Anonymous };
+    let map = Map { start, pages: 4 * pages, kind: MemoryKind::Anonymous };
     let [first, second] = [[3, 2 * pages], [7, 3 * pages]]
         .map(|of| Fork::that_repeats(move || of.iter().for_each(|page| map.read(*page..page + 1))));
     let vms = [vm("first", first.pid(), &[map]), vm("second", second.pid(), &[map])];
@@ -99,12 +104,11 @@ fn reads_of_huge_pages() {
 
 /// Pages of the page cache are shared without KSM, and read as others are.
 fn reads_of_a_file() {
-    use std::os::fd::AsFd as _;
-
-    let file = tempfile::tempfile().unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 1000 * PAGE], 0).unwrap();
-    let (access, flags) = (nix::sys::mman::ProtFlags::PROT_READ, nix::sys::mman::MapFlags::MAP_PRIVATE);
-    let map = Map::of_file(file.as_fd(), 1000, access, flags, huddle_model::vm::MemoryKind::PrivateFile);
+    // In memory, where pages are small by default: one of a disk's file system may be mapped by huge pages.
+    let file = File::from(memfd_create("read", MFdFlags::MFD_CLOEXEC).unwrap());
+    file.write_all_at(&vec![7; 1000 * PAGE], 0).unwrap();
+    let (access, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE);
+    let map = Map::of_file(file.as_fd(), 1000, access, flags, MemoryKind::PrivateFile);
     map.read(0..1000);
     let [first, second] =
         [0..500, 400..1000].map(|pages| Fork::that_repeats(move || map.read(pages.clone())));
@@ -121,7 +125,7 @@ fn reads_that_are_not_seen() {
     let map = Map::written(100);
     let [first, second] = [(); 2].map(|()| Fork::that_repeats(move || map.read(0..100)));
     let vms = [vm("first", first.pid(), &[map]), vm("second", second.pid(), &[map])];
-    let in_kvm = [vms[0].clone(), huddle_model::vm::Vm { vmm: VmmKind::QemuKvm, ..vms[1].clone() }];
+    let in_kvm = [vms[0].clone(), Vm { vmm: VmmKind::QemuKvm, ..vms[1].clone() }];
     let found = measure(&in_kvm);
     let (shared, read) = (found.matrix.shared_frames(0, 1), found.matrix.shared_frames_read(0, 1));
     assert_eq!((shared, read), (Some(100), None), "not 0");

@@ -222,7 +222,7 @@ impl Command {
 }
 
 /// All commands but those that show a view.
-const PLAIN: [Command; 44] = {
+const PLAIN: [Command; 45] = {
     use Command as C;
     [
         C::Quit,
