@@ -42,8 +42,9 @@ fn main() {
     let vms = readers.each_ref().map(|reader| vm(reader.pid(), start, start + (mib << 20) as u64));
     let one = NonZeroUsize::MIN;
     let scan = MergedScan::new(HostRoot::real()).with_threads(one);
-    let with_reads =
-        scan.clone().with_reads(ReadSettings { cpu_share: Share::ALL, ..ReadSettings::default() });
+    // Long enough to read it all on a busy machine.
+    let settings = ReadSettings { cpu_share: Share::ALL, window_ms: 2000 };
+    let with_reads = scan.clone().with_reads(settings);
     let (mut clearing, mut ratios) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
         let (without, found) = timed(|| scan.measure(&vms).unwrap());

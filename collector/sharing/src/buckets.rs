@@ -65,6 +65,9 @@ impl Buckets {
     /// A frame that no processor can have.
     #[inline]
     pub(super) fn scatter(&mut self, frames: &[u64], process: u32) -> Result<(), u64> {
+        if let Some(bucket) = common_bucket(frames) {
+            return self.scatter_into(bucket, frames, process);
+        }
         let mut rest = frames.iter();
         loop {
             // Borrowed here, so that the loop need not look for them again after each store.
@@ -83,6 +86,26 @@ impl Buckets {
             let at = self.begin_chunk((frame >> BUCKET_BITS) as usize).ok_or(frame)?;
             self.candidates[at] = Candidate::new(frame, process);
         }
+    }
+
+    /// Adds candidates of one bucket: without a look at its end for each, which waits for the one before.
+    fn scatter_into(&mut self, bucket: usize, frames: &[u64], process: u32) -> Result<(), u64> {
+        let mut rest = frames;
+        while let Some((first, others)) = rest.split_first() {
+            let head = self.heads.get(bucket).copied().unwrap_or_default();
+            if head.next == head.end {
+                let at = self.begin_chunk(bucket).ok_or(*first)?;
+                self.candidates[at] = Candidate::new(*first, process);
+                rest = others;
+                continue;
+            }
+            let (fit, others) = rest.split_at(rest.len().min(head.end - head.next));
+            let room = &mut self.candidates[head.next..head.next + fit.len()];
+            room.iter_mut().zip(fit).for_each(|(to, frame)| *to = Candidate::new(*frame, process));
+            self.heads[bucket].next += fit.len();
+            rest = others;
+        }
+        Ok(())
     }
 
     /// Starts a chunk and returns the position of its first candidate; `None` for an impossible bucket.
@@ -111,6 +134,14 @@ impl Buckets {
             (u64::from(*bucket), &chunk[..filled])
         })
     }
+}
+
+/// The bucket of all frames, if it is one, which is so where memory was handed out in one piece.
+fn common_bucket(frames: &[u64]) -> Option<usize> {
+    let first = *frames.first()?;
+    // All at once, without a branch for each.
+    let differ = frames.iter().fold(0, |differ, frame| differ | (frame ^ first));
+    (differ >> BUCKET_BITS == 0).then_some((first >> BUCKET_BITS) as usize)
 }
 
 #[cfg(test)]

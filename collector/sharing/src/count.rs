@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use huddle_model::matrix::SharedGroup;
@@ -163,22 +164,24 @@ impl Table {
             repeats |= self.map_units(counting, bucket, units);
         }
         repeats |= self.map_huge(counting, bucket);
-        self.frames.iter().for_each(|slot| _ = self.seen.insert(usize::from(*slot)));
-        let some_zero = counting.zero.of_bucket(bucket, &self.seen, &mut self.zero);
-        for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
-            if !some_zero || !self.zero.contains(slot) {
-                self.pairs.add(&self.mapped[slot * words..(slot + 1) * words]);
-            }
+        let mapped = &self.mapped;
+        let all_mapped = |slots: Range<usize>| match words {
+            1 => mapped[slots].iter().all(|row| *row != 0),
+            _ => mapped[slots.start * words..slots.end * words]
+                .chunks(words)
+                .all(|row| row.iter().any(|word| *word != 0)),
+        };
+        let some_zero = counting.zero.of_bucket(bucket, all_mapped, &mut self.zero);
+        match words {
+            1 => self.add_words(some_zero),
+            _ => self.add_rows(some_zero),
         }
         if repeats || some_zero {
             self.count_pages(counting, lists);
         }
-        // Only used entries: a bucket with few candidates costs little.
-        for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
-            let row = slot * words..(slot + 1) * words;
-            self.mapped[row.clone()].fill(0);
-            if repeats {
-                self.mapped_again[row].fill(0);
+        if repeats {
+            for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
+                self.mapped_again[slot * words..(slot + 1) * words].fill(0);
             }
         }
         self.frames.clear();
@@ -186,6 +189,29 @@ impl Table {
         self.expanded.clear();
         self.seen.clear();
         self.zero.clear();
+    }
+
+    /// Counts the frames that are mapped, for up to 64 VMs, except zero-filled ones if there are any, and clears their
+    /// entries. Only those that are used: a bucket with few candidates costs little.
+    fn add_words(&mut self, some_zero: bool) {
+        let Ok(mapped) = <&mut [u64; BUCKET_FRAMES]>::try_from(&mut self.mapped[..]) else { return };
+        for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
+            let row = std::mem::take(&mut mapped[slot]);
+            if !some_zero || !self.zero.contains(slot) {
+                self.pairs.add_word(row);
+            }
+        }
+    }
+
+    /// The same for any number of VMs.
+    fn add_rows(&mut self, some_zero: bool) {
+        for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
+            let row = slot * self.words..(slot + 1) * self.words;
+            if !some_zero || !self.zero.contains(slot) {
+                self.pairs.add(&self.mapped[row.clone()]);
+            }
+            self.mapped[row].fill(0);
+        }
     }
 
     /// Records which VMs map each frame, and whether one does more than once, for up to 64 VMs: the word of a

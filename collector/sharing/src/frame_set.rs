@@ -28,11 +28,6 @@ impl FrameSet {
         new
     }
 
-    /// 64 frames per word, the lowest bit first.
-    pub(super) fn words(&self) -> &[u64] {
-        &self.0
-    }
-
     pub(super) fn clear(&mut self) {
         self.0.fill(0);
     }

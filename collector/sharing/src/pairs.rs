@@ -86,6 +86,17 @@ impl Pairs {
         self.add_frames(row, 1);
     }
 
+    /// The same for at most 64 VMs.
+    #[inline]
+    pub(super) fn add_word(&mut self, row: u64) {
+        // Not as slices, whose comparison is a call.
+        if self.last[0] == row {
+            self.run += 1;
+        } else {
+            self.add_frames(&[row], 1);
+        }
+    }
+
     /// Counts so many frames, each mapped by the VMs of `row`.
     #[inline]
     pub(super) fn add_frames(&mut self, row: &[u64], frames: u64) {

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::ops::Range;
 
 use super::buckets::{BUCKET_BITS, BUCKET_FRAMES};
 use super::contents::Contents;
@@ -88,9 +89,15 @@ impl ZeroFrames {
         flags(self.kpageflags.as_ref(), frame).is_some_and(|flags| flags & FLAG_ZERO_PAGE != 0)
     }
 
-    /// Adds the zero-filled frames of a bucket to `zero`; `seen` has the mapped ones.
-    pub(super) fn of_bucket(&self, bucket: u64, seen: &FrameSet, zero: &mut FrameSet) -> bool {
-        let mut found = self.find_huge(bucket, seen, zero);
+    /// Adds the zero-filled frames of a bucket to `zero`; `all_mapped` says of some of its frames whether
+    /// each is mapped by some VM.
+    pub(super) fn of_bucket(
+        &self,
+        bucket: u64,
+        all_mapped: impl Fn(Range<usize>) -> bool,
+        zero: &mut FrameSet,
+    ) -> bool {
+        let mut found = self.find_huge(bucket, all_mapped, zero);
         let first = bucket << BUCKET_BITS;
         for frame in self.merged.range(first..first + BUCKET_FRAMES as u64) {
             zero.insert((frame - first) as usize);
@@ -101,17 +108,13 @@ impl ZeroFrames {
 
     /// The huge zero page: a whole aligned block of frames, all of them in use. It has the size of a huge page, of
     /// which a bucket holds several on every host.
-    fn find_huge(&self, bucket: u64, seen: &FrameSet, zero: &mut FrameSet) -> bool {
+    fn find_huge(&self, bucket: u64, all_mapped: impl Fn(Range<usize>) -> bool, zero: &mut FrameSet) -> bool {
         let mut found = false;
-        let huge_frames = self.huge_frames;
-        for (block, words) in seen.words().chunks(huge_frames / 64).enumerate() {
-            if words.iter().any(|word| *word != u64::MAX) {
-                continue;
-            }
-            let frame = bucket << BUCKET_BITS | (block * huge_frames) as u64;
-            if self.is_zero_page(frame) {
+        for first in (0..BUCKET_FRAMES).step_by(self.huge_frames) {
+            let frames = first..first + self.huge_frames;
+            if all_mapped(frames.clone()) && self.is_zero_page(bucket << BUCKET_BITS | first as u64) {
                 found = true;
-                (0..huge_frames).for_each(|at| _ = zero.insert(block * huge_frames + at));
+                frames.for_each(|frame| _ = zero.insert(frame));
             }
         }
         found
