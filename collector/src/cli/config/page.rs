@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use huddle_host::limits::Limits;
+use huddle_model::matrix::Weigh;
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_tui::{Command, KeyMap, Palette, Scope};
@@ -143,6 +144,8 @@ fn of_path(path: &syn::Path, field: &str) -> String {
         "u8" | "u32" | "u64" | "i32" | "NonZeroU32" => "integer".into(),
         "f64" => "number".into(),
         "Share" => "number above 0, at most 1".into(),
+        "ReadWindow" => "integer from 1 to 60000".into(),
+        "Weigh" => names(&[Weigh::All, Weigh::Read].map(Weigh::name)),
         "String" if field == "palette" => names(&Palette::ALL.map(Palette::name)),
         "String" => "string".into(),
         "PathBuf" => "path".into(),
