@@ -305,6 +305,7 @@ fn a_report_has_every_figure_and_every_caveat_and_loads_nothing() {
         "run0-residency.svg",
         "run0-sharing-last.svg",
         "run0-sharing-mean.svg",
+        "run0-sharing-read.svg",
     ];
     assert_eq!(names, expected);
     assert_eq!(html.matches("<svg ").count(), expected.len());

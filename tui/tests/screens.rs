@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use huddle_model::availability::Availability;
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{SharedReads, SharingMatrix};
 use huddle_model::plan::Policy;
 use huddle_model::rates::CounterDelta;
 use huddle_model::view::View;
@@ -214,6 +214,22 @@ fn questions_choices_and_messages() {
     app.report("dry run", (0..30).map(|line| format!("line {line} of what would be done")).collect());
     keys(&mut app, "jj");
     insta::assert_snapshot!("report", render(&app, (80, 24)));
+}
+
+#[test]
+fn the_heatmap_shows_what_is_read() {
+    let mut round = view(SMALL, 1);
+    let matrix = round.round.matrix.value().unwrap();
+    let quarter: Vec<Vec<u64>> =
+        (0..4).map(|i| (0..4).map(|j| matrix.shared_frames(i, j).unwrap() / 4).collect()).collect();
+    let in_kvm = |vm: usize| (vm == 3).then(|| "it runs in KVM".to_owned());
+    let reads = SharedReads::new(&quarter, None, 100, (0..4).map(in_kvm).collect());
+    let matrix = SharingMatrix::clone(matrix).with_reads(reads);
+    Arc::make_mut(&mut round.round).matrix = Availability::Available(Arc::new(matrix));
+    insta::assert_snapshot!("reads_80x24", screen((80, 24), std::slice::from_ref(&round), "2e"));
+    insta::assert_snapshot!("reads_200x60", screen((200, 60), std::slice::from_ref(&round), "2em"));
+    // A matrix without reads shows that there are none.
+    insta::assert_snapshot!("no_reads_80x24", screen((80, 24), &[view(SMALL, 1)], "2e"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod passes;
+mod reads;
 mod stops;
 mod trials;
 mod unmerged;

@@ -52,11 +52,11 @@ fn info(canvas: &mut Canvas<'_>, area: Rect, matrix: &SharingMatrix, sharing: &S
         format!("{} of {} VMs", sharing.order.len(), matrix.len())
     };
     let what = match (sharing.weigh, matrix.read_window_ms()) {
-        (Weigh::All, _) => "that the column maps too".to_owned(),
-        (Weigh::Read, Some(window_ms)) => format!("that both map, and read within {window_ms} ms"),
-        (Weigh::Read, None) => "that both read: not measured ([sharing] weigh = \"read\")".to_owned(),
+        (Weigh::All, _) => "% of the row's frames that the column maps too".to_owned(),
+        (Weigh::Read, Some(window_ms)) => format!("% of the row's frames read by both in {window_ms} ms"),
+        (Weigh::Read, None) => "what VMs read is not measured (--weigh read)".to_owned(),
     };
-    let text = format!("{count}, {order}; % of the row's frames {what}");
+    let text = format!("{count}, {order}; {what}");
     canvas.text(area, area.x + 1, area.y, &text, theme.faint());
 }
 

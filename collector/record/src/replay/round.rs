@@ -417,6 +417,20 @@ mod tests {
     }
 
     #[test]
+    fn reads_are_as_they_were_and_one_without_a_reason_is_not_seen() {
+        let (original, round) = rebuilt(|_| {});
+        let matrix = round.matrix.value().unwrap();
+        assert_eq!(round.matrix, original.matrix);
+        assert_eq!((matrix.shared_frames_read(0, 1), matrix.shared_frames_read(0, 2)), (Some(101), None));
+        assert_eq!(matrix.reads_unavailable(2), Some("it runs in KVM"));
+        let (_, round) = rebuilt(|rows| rows.vms.iter_mut().for_each(|row| row.reads_unavailable = None));
+        let matrix = round.matrix.value().unwrap();
+        assert_eq!(matrix.shared_frames(0, 1), original.matrix.value().unwrap().shared_frames(0, 1));
+        assert_eq!(matrix.shared_frames_read(0, 2), None);
+        assert!(matrix.reads_unavailable(0).unwrap().contains("does not say why"));
+    }
+
+    #[test]
     fn groups_of_which_rows_are_missing_are_left_out_and_the_pairs_stay() {
         let (original, round) = rebuilt(|rows| _ = rows.groups.pop());
         let (was, matrix) = (original.matrix.value().unwrap(), round.matrix.value().unwrap());
