@@ -71,7 +71,7 @@ impl Fork {
 
     /// One that does this first, and may allocate nothing; returns once it is done.
     pub fn that(work: impl FnOnce()) -> Self {
-        Self::that_goes_on(work, || _ = nix::unistd::pause())
+        Self::that_goes_on(work, nix::unistd::pause)
     }
 
     /// One that does this again and again, with a millisecond in between, and may allocate nothing; returns once it was
