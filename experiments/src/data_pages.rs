@@ -249,7 +249,7 @@ mod tests {
     fn data_is_found_by_content_and_its_own_copy_is_not_taken_for_it() {
         let dir = tempfile::tempdir().unwrap();
         let root = HostRoot::at(dir.path());
-        let data = GuestData { seed: 1, own_seed: 2, kib: 32 };
+        let data = GuestData { seed: 1, own_seed: 2, kib: 32, cold: None };
         let vm = vm(&root, data, |page| 100 + page);
         let found =
             DataPages::find(&mut ProcessMemory::new(&root), std::slice::from_ref(&vm), &[data]).unwrap();
@@ -267,7 +267,7 @@ mod tests {
     fn pages_on_one_frame_are_counted_for_pairs_with_the_same_data() {
         let dir = tempfile::tempdir().unwrap();
         let root = HostRoot::at(dir.path());
-        let data = GuestData { seed: 1, own_seed: 2, kib: 32 };
+        let data = GuestData { seed: 1, own_seed: 2, kib: 32, cold: None };
         // All VMs are one process here, so all of its frames are common.
         let vm = vm(&root, data, |page| 100 + page);
         let vms = [vm.clone(), vm.clone(), vm];

@@ -124,7 +124,8 @@ impl Demo {
         let pace = Pace { burst_reads: BURST_READS, idle_us: IDLE_US_A_VM * self.vms as u64 };
         for (i, guest) in guests.iter_mut().enumerate() {
             guest.wait_ready()?;
-            guest.load(GuestData { seed: 1 + (i % groups) as u64, own_seed: 1000 + i as u64, kib })?;
+            let (seed, own_seed) = (1 + (i % groups) as u64, 1000 + i as u64);
+            guest.load(GuestData { seed, own_seed, kib, cold: None })?;
             guest.start(pace, false)?;
         }
         Ok(guests)

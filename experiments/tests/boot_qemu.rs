@@ -44,7 +44,7 @@ fn a_vm_reads_what_it_says_and_shows_its_console_when_it_dies() {
     };
     let mut guest = spec.start().unwrap();
     guest.wait_ready().unwrap();
-    guest.load(GuestData { seed: 5, own_seed: 6, kib: 256 }).unwrap();
+    guest.load(GuestData { seed: 5, own_seed: 6, kib: 256, cold: None }).unwrap();
     guest.start(Pace { burst_reads: 1000, idle_us: 100 }, false).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let total = guest.stop_reading().unwrap()[0];

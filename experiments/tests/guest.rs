@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use huddle_experiments::guest::child::ChildGuest;
 use huddle_experiments::guest::process::ProcessGuestSpec;
-use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Reader, TimeLimits};
+use huddle_experiments::guest::{ColdData, Guest, GuestData, GuestError, Pace, Reader, TimeLimits};
 use huddle_experiments::interrupt::Interrupt;
 use huddle_guest::chase;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const DATA: GuestData = GuestData { seed: 5, own_seed: 7, kib: 256 };
+const DATA: GuestData = GuestData { seed: 5, own_seed: 7, kib: 256, cold: None };
 const PRIVATE_KIB: u64 = 64;
 const PACE: Pace = Pace { burst_reads: 1000, idle_us: 0 };
 
@@ -81,7 +81,9 @@ fn a_guest_reads_what_it_says_and_can_be_started_again() {
 
 #[test]
 fn its_worker_is_named_like_a_vcpu_and_its_memory_is_mergeable() {
-    let guest = ready(&spec());
+    const COLD: ColdData = ColdData { seed: 8, kib: 32 };
+    let mut guest = ready(&spec());
+    guest.load(GuestData { cold: Some(COLD), ..DATA }).unwrap();
     let tasks = std::fs::read_dir(format!("/proc/{}/task", guest.pid())).unwrap();
     let names: Vec<String> = tasks
         .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap().trim().to_owned())
@@ -98,7 +100,7 @@ fn its_worker_is_named_like_a_vcpu_and_its_memory_is_mergeable() {
             mergeable_kib += size_kib;
         }
     }
-    assert_eq!(mergeable_kib, (2 * DATA.kib + PRIVATE_KIB) as usize);
+    assert_eq!(mergeable_kib, (2 * DATA.kib + COLD.kib + PRIVATE_KIB) as usize);
 }
 
 #[test]
@@ -123,7 +125,7 @@ fn a_guest_ends_when_its_input_ends_even_while_it_reads() {
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    std::io::Write::write_all(&mut input, b"load 1 2 64\nstart 1000 0 0\n").unwrap();
+    std::io::Write::write_all(&mut input, b"load 1 2 64 0 0\nstart 1000 0 0\n").unwrap();
     std::thread::sleep(Duration::from_millis(50));
     assert!(child.try_wait().unwrap().is_none(), "it reads until it is stopped");
     drop(input);
@@ -202,6 +204,10 @@ fn a_program_that_is_not_there_and_a_guest_that_refuses_are_errors() {
     let mut guest = ready(&spec());
     let error = guest.load(GuestData { kib: 1, ..DATA }).unwrap_err();
     assert!(error.to_string().contains("whole number of pages"), "{error}");
+    let cold = Some(ColdData { seed: 1, kib: 1 });
+    let error = guest.load(GuestData { cold, ..DATA }).unwrap_err();
+    assert!(error.to_string().contains("whole number of pages"), "{error}");
+    guest.load(DATA).unwrap();
     let error = guest.start(Pace { burst_reads: 0, idle_us: 0 }, false).unwrap_err();
     assert!(matches!(error, GuestError::Unexpected { .. }), "{error}");
 }

@@ -58,6 +58,41 @@ fn a_run_leaves_its_summary_and_the_host_as_it_was() {
 }
 
 #[test]
+fn by_reads_pairs_are_together_that_read_the_same_and_by_bulk_those_that_share_most() {
+    if is_skipped() {
+        return;
+    }
+    let _lock = ksm::lock();
+    let dir = tempfile::tempdir().unwrap();
+    let before = settings();
+    let Some(summary) = finished(command(dir.path(), &["--preset", "cold", "--repetitions", "2"])) else {
+        return;
+    };
+    assert_eq!(settings(), before);
+    assert_eq!(summary["valid"], true, "{}", summary["invalid_blocks"]);
+    let beside_first = |arm: &str| {
+        let plan = &summary["plans"][arm];
+        let domain = |vm: &str| {
+            let placed = plan["placement"].as_array().unwrap().iter().find(|placed| placed["vm"] == vm);
+            placed.unwrap_or_else(|| panic!("{vm} in {plan}"))["domain"].as_u64()
+        };
+        ["vm2", "vm3", "vm4"].into_iter().find(|vm| domain(vm) == domain("vm1")).unwrap()
+    };
+    assert_eq!(["recommended", "by_reads", "opposed"].map(beside_first), ["vm2", "vm3", "vm4"]);
+    // 64 pages are read, and 256 are not.
+    let matrix = &summary["matrix"];
+    assert_eq!((&matrix["shared_frames"][0][1], &matrix["shared_frames"][0][2]), (&256.into(), &64.into()));
+    let read = |j: usize| matrix["shared_frames_read"][0][j].as_u64().unwrap();
+    assert!(read(1) <= 2 && read(2) >= 60, "{matrix}");
+    assert_eq!(summary["config"]["cold_kib"], 1024);
+    for arm in ["recommended", "by_reads", "opposed", "kernel", "control"] {
+        assert_eq!(summary["arms"][arm]["n"], 2, "{arm}");
+    }
+    let ratio = &summary["ratios"]["recommended_over_by_reads"];
+    assert!(ratio["value"].as_f64().unwrap() > 0.0 && ratio["n"] == 2, "{ratio}");
+}
+
+#[test]
 fn an_interrupted_run_leaves_nothing_behind() {
     if is_skipped() {
         return;

@@ -80,12 +80,18 @@ fn sharing(page: &mut Page, prefix: &str, summary: &Summary) {
         .map(|(vm, data)| format!("{} holds data {data}", vm.name))
         .collect();
     let data = if holds.is_empty() { String::new() } else { format!(" Here {}.", holds.join(", ")) };
+    let cold = found.vms().iter().zip(summary.cold()).filter(|(_, cold)| !cold.is_empty());
+    let cold: Vec<String> = cold.map(|(vm, cold)| format!("{} data {cold}", vm.name)).collect();
+    let cold = match cold.is_empty() {
+        true => String::new(),
+        false => format!(" Besides, {} hold what nobody reads: {}.", cold.len(), cold.join(", ")),
+    };
     matrix(
         page,
         &format!("{prefix}sharing"),
         "Sharing with data",
         found,
-        &format!("As the paper's tables 2 to 4: VMs that hold the same data share most.{data}"),
+        &format!("As the paper's tables 2 to 4: VMs that hold the same data share most.{data}{cold}"),
     );
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// A command to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Hold the data of a seed and a copy of its own, instead of what it held; answered by
+    /// Hold the data of a seed and a copy of its own, and cold data, instead of what it held; answered by
     /// [`Reply::Loaded`].
     Load {
         /// Seed of the data: guests with the same seed hold the same.
@@ -16,6 +16,8 @@ pub enum Command {
         own_seed: u64,
         /// Size of the data in KiB, whole pages.
         kib: u64,
+        /// What it holds besides; `None` for nothing.
+        cold: Option<ColdData>,
     },
     /// Begin to read, counters at 0; answered by [`Reply::Started`].
     Start {
@@ -28,6 +30,15 @@ pub enum Command {
     Read,
     /// Stop and report the counters; answered by [`Reply::Stopped`].
     Stop,
+}
+
+/// Data that a guest holds and never reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColdData {
+    /// Its seed: guests with the same seed hold the same.
+    pub seed: u64,
+    /// Its size in KiB, whole pages, not 0.
+    pub kib: u64,
 }
 
 /// How a guest reads.
@@ -54,7 +65,10 @@ impl Command {
     pub fn line(self) -> String {
         let word = self.word();
         match self {
-            Self::Load { seed, own_seed, kib } => format!("{word} {seed} {own_seed} {kib}"),
+            Self::Load { seed, own_seed, kib, cold } => {
+                let (cold_seed, cold_kib) = cold.map_or((0, 0), |cold| (cold.seed, cold.kib));
+                format!("{word} {seed} {own_seed} {kib} {cold_seed} {cold_kib}")
+            }
             Self::Start { pace: Pace { burst_reads, idle_us }, own } => {
                 format!("{word} {burst_reads} {idle_us} {}", u8::from(own))
             }
@@ -68,8 +82,9 @@ impl Command {
         let word = words.next()?;
         let numbers: Vec<u64> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
         match (word, numbers[..].as_ref()) {
-            ("load", [seed, own_seed, kib]) => {
-                Some(Self::Load { seed: *seed, own_seed: *own_seed, kib: *kib })
+            ("load", [seed, own_seed, kib, cold_seed, cold_kib]) => {
+                let cold = (*cold_kib > 0).then_some(ColdData { seed: *cold_seed, kib: *cold_kib });
+                Some(Self::Load { seed: *seed, own_seed: *own_seed, kib: *kib, cold })
             }
             ("start", [burst_reads, idle_us, own @ (0 | 1)]) => Some(Self::Start {
                 pace: Pace { burst_reads: *burst_reads, idle_us: *idle_us },
@@ -166,7 +181,13 @@ mod tests {
     #[test]
     fn every_command_is_read_as_it_was_said() {
         for command in [
-            Command::Load { seed: u64::MAX, own_seed: 3, kib: 1536 },
+            Command::Load { seed: u64::MAX, own_seed: 3, kib: 1536, cold: None },
+            Command::Load {
+                seed: 1,
+                own_seed: 3,
+                kib: 4,
+                cold: Some(ColdData { seed: u64::MAX, kib: 6144 }),
+            },
             Command::Start { pace: Pace { burst_reads: 30_720, idle_us: 1000 }, own: false },
             Command::Start { pace: Pace { burst_reads: 1, idle_us: 0 }, own: true },
             Command::Read,
@@ -174,7 +195,17 @@ mod tests {
         ] {
             assert_eq!(Command::parse(&format!("{}\r\n", command.line())), Some(command));
         }
-        for line in ["", "halt", "load 1", "load 1 2 -4", "start 1 2 3", "start", "read 1"] {
+        for line in [
+            "",
+            "halt",
+            "load 1",
+            "load 1 2 3",
+            "load 1 2 3 4",
+            "load 1 2 -4 0 0",
+            "start 1 2 3",
+            "start",
+            "read 1",
+        ] {
             assert_eq!(Command::parse(line), None, "{line:?}");
         }
     }

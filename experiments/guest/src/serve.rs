@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::chase;
 use crate::memory::{MemoryError, MergeableMemory};
-use crate::protocol::{Command, Reply};
+use crate::protocol::{ColdData, Command, Reply};
 use crate::work::{WorkError, Workers};
 
 /// What differs between a stand-in and a VM.
@@ -48,6 +48,8 @@ struct Guest {
     workers: Workers,
     data: Option<Arc<MergeableMemory>>,
     own: Option<Arc<MergeableMemory>>,
+    /// Held, never read.
+    cold: Option<MergeableMemory>,
     /// Held, never read again.
     _private: Option<MergeableMemory>,
 }
@@ -68,7 +70,7 @@ pub fn serve(options: ServeOptions, input: impl BufRead, mut output: impl Write)
             Some(private)
         }
     };
-    let mut guest = Guest { options, workers, data: None, own: None, _private: private };
+    let mut guest = Guest { options, workers, data: None, own: None, cold: None, _private: private };
     answer(&mut output, &Reply::Ready { vcpus: options.vcpus as u32 })?;
     for line in input.lines() {
         let line = line.map_err(|error| GuestFailure::Io("cannot read what to do", error))?;
@@ -98,10 +100,18 @@ fn memory(options: ServeOptions, bytes: usize) -> Result<MergeableMemory, GuestF
     Ok(memory)
 }
 
+/// The data of `seed`.
+fn filled(options: ServeOptions, seed: u64, kib: u64) -> Result<MergeableMemory, GuestFailure> {
+    let bytes = usize::try_from(kib).ok().and_then(|kib| kib.checked_mul(1024)).unwrap_or(usize::MAX);
+    let mut data = memory(options, bytes)?;
+    chase::fill(data.words_mut(), seed);
+    Ok(data)
+}
+
 impl Guest {
     fn obey(&mut self, command: Command) -> Result<Reply, GuestFailure> {
         match command {
-            Command::Load { seed, own_seed, kib } => self.load(seed, own_seed, kib),
+            Command::Load { seed, own_seed, kib, cold } => self.load(seed, own_seed, kib, cold),
             Command::Start { pace, own } => {
                 let data = if own { &self.own } else { &self.data };
                 let data = data.clone().ok_or_else(|| GuestFailure::Other("holds no data yet".into()))?;
@@ -113,19 +123,25 @@ impl Guest {
         }
     }
 
-    fn load(&mut self, seed: u64, own_seed: u64, kib: u64) -> Result<Reply, GuestFailure> {
+    fn load(
+        &mut self,
+        seed: u64,
+        own_seed: u64,
+        kib: u64,
+        cold: Option<ColdData>,
+    ) -> Result<Reply, GuestFailure> {
         if self.workers.is_reading() {
             return Err(WorkError::ReadsAlready.into());
         }
         // The old data first: a guest need not have room for both.
-        (self.data, self.own) = (None, None);
-        let bytes = usize::try_from(kib).ok().and_then(|kib| kib.checked_mul(1024)).unwrap_or(usize::MAX);
-        let mut data = memory(self.options, bytes)?;
-        chase::fill(data.words_mut(), seed);
+        (self.data, self.own, self.cold) = (None, None, None);
+        let data = filled(self.options, seed, kib)?;
+        let bytes = size_of_val(data.words());
         let mut own = memory(self.options, bytes)?;
         own.words_mut().copy_from_slice(data.words());
         chase::set_apart(own.words_mut(), own_seed);
-        (self.data, self.own) = (Some(Arc::new(data)), Some(Arc::new(own)));
+        let cold = cold.map(|cold| filled(self.options, cold.seed, cold.kib)).transpose()?;
+        (self.data, self.own, self.cold) = (Some(Arc::new(data)), Some(Arc::new(own)), cold);
         Ok(Reply::Loaded { data_bytes: bytes as u64 })
     }
 }

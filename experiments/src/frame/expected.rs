@@ -11,6 +11,9 @@ const MIN_WITHIN: f64 = 0.95;
 /// Which pairs of guests hold the same data, how much of it, and whether it is to be merged.
 #[derive(Clone, Debug)]
 pub struct Expected {
+    /// What it is, for sentences.
+    what: &'static str,
+    /// By VM; empty where it holds none.
     data_names: Vec<String>,
     data_pages: u64,
     merges: bool,
@@ -20,8 +23,12 @@ pub struct Expected {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotMerged {
     /// Same data, but not merged.
-    #[error("{first} and {second} hold the same {data_pages} pages of data and {shared} of them are merged")]
+    #[error(
+        "{first} and {second} hold the same {data_pages} pages of {what} and {shared} of them are merged"
+    )]
     Within {
+        /// What they hold.
+        what: &'static str,
         /// A VM.
         first: String,
         /// Its partner.
@@ -32,8 +39,10 @@ pub enum NotMerged {
         shared: u64,
     },
     /// Merged, though nothing should be.
-    #[error("{first} and {second} share {shared} pages of data, and in a placebo none is to be merged")]
+    #[error("{first} and {second} share {shared} pages of {what}, and in a placebo none is to be merged")]
     Merged {
+        /// What they hold.
+        what: &'static str,
         /// A VM.
         first: String,
         /// Its partner.
@@ -52,15 +61,21 @@ pub enum NotMerged {
 }
 
 impl Expected {
-    /// `data_names`: for each VM, in the order of the matrix, the name of its data; `data_bytes`: the size of
-    /// a data set; whether it `merges`, or is to stay unmerged.
+    /// `data_names`: for each VM, in the order of the matrix, the name of its data, empty for none; `data_bytes`: the
+    /// size of a data set; whether it `merges`, or is to stay unmerged.
     pub fn new(data_names: &[String], data_bytes: u64, merges: bool) -> Self {
-        Self { data_names: data_names.to_vec(), data_pages: data_bytes / PAGE_BYTES as u64, merges }
+        let data_pages = data_bytes / PAGE_BYTES as u64;
+        Self { what: "data", data_names: data_names.to_vec(), data_pages, merges }
+    }
+
+    /// Called `what` in sentences.
+    pub(super) fn called(self, what: &'static str) -> Self {
+        Self { what, ..self }
     }
 
     /// Whether VMs `i` and `j` hold the same data.
     pub fn same_data(&self, i: usize, j: usize) -> bool {
-        self.data_names[i] == self.data_names[j]
+        self.data_names[i] == self.data_names[j] && !self.data_names[i].is_empty()
     }
 
     /// Checks that pairs with the same data have nearly all of it on common frames, or none. `shared`: for each
@@ -70,7 +85,7 @@ impl Expected {
     /// # Errors
     /// The first pair that does not.
     pub fn verify(&self, shared: &[Vec<u64>]) -> Result<(), NotMerged> {
-        let vms = self.data_names.len();
+        let (vms, what) = (self.data_names.len(), self.what);
         if shared.len() != vms {
             return Err(NotMerged::Vanished { found: shared.len(), wanted: vms });
         }
@@ -79,11 +94,11 @@ impl Expected {
         for (i, j) in pairs.filter(|(i, j)| self.same_data(*i, *j)) {
             let shared = shared[i][j];
             if !self.merges && shared > 0 {
-                return Err(NotMerged::Merged { first: name(i), second: name(j), shared });
+                return Err(NotMerged::Merged { what, first: name(i), second: name(j), shared });
             }
             if self.merges && (shared as f64) < self.data_pages as f64 * MIN_WITHIN {
                 let data_pages = self.data_pages;
-                return Err(NotMerged::Within { first: name(i), second: name(j), data_pages, shared });
+                return Err(NotMerged::Within { what, first: name(i), second: name(j), data_pages, shared });
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! the [`command`] line.
 
 mod block;
+mod cold;
 pub mod command;
 pub mod disturbance;
 pub mod environment;
@@ -32,6 +33,7 @@ use serde::Serialize;
 
 use crate::guest::{Guest, GuestData, Pace};
 pub use block::Window;
+pub use cold::Cold;
 use expected::Expected;
 use run::RunError;
 use spec::{Settings, Spec};
@@ -85,6 +87,11 @@ pub trait Workload {
     /// The part of `data`, which a VM was given, that can be shared.
     fn shareable_data(&self, _guest: usize, data: GuestData) -> GuestData {
         data
+    }
+
+    /// What VMs hold besides and never read, where a data set has so many bytes; `None` where none does.
+    fn cold(&self, _data_bytes: u64) -> Option<Cold> {
+        None
     }
 
     /// Whether to measure what VMs share before they hold data.
@@ -181,13 +188,15 @@ pub struct Outcome {
     pub topology: Topology,
     /// Bytes of a data set.
     pub data_bytes: u64,
+    /// What VMs held besides and never read.
+    pub cold: Option<Cold>,
     /// How the guests read.
     pub pace: Pace,
     /// What VMs shared once they were up and merged, before they held data; `None` where it is not measured.
     pub boot: Option<SharingMatrix>,
     /// Which VMs hold the same data.
     pub expected: Expected,
-    /// What the VMs shared before the first window.
+    /// What the VMs shared before the first window, and what of it they read if an arm goes by that.
     pub matrix: SharingMatrix,
     /// Pages of the data that each pair had merged then.
     pub data_shared: Vec<Vec<u64>>,
@@ -204,7 +213,12 @@ pub struct Outcome {
 }
 
 /// The data of a VM.
-pub(crate) fn guest_data<S: Settings>(spec: &Spec<S>, guest: usize, bytes: u64) -> GuestData {
+pub(crate) fn guest_data<S: Settings>(
+    spec: &Spec<S>,
+    guest: usize,
+    bytes: u64,
+    cold: Option<&Cold>,
+) -> GuestData {
     /// The random streams of data (see [`Rng::of_part`]).
     const DATA: u64 = 1000;
     const OWN: u64 = 2000;
@@ -214,5 +228,6 @@ pub(crate) fn guest_data<S: Settings>(spec: &Spec<S>, guest: usize, bytes: u64) 
         seed: Rng::of_part(spec.seed, DATA + data as u64).next_u64(),
         own_seed: Rng::of_part(spec.seed, OWN + guest as u64).next_u64(),
         kib: bytes / 1024,
+        cold: cold.and_then(|cold| cold.of_guest(spec.seed, guest)),
     }
 }

@@ -1,11 +1,14 @@
 //! Where the arms place the guests.
 
-use huddle_model::matrix::SharingMatrix;
+use std::borrow::Cow;
+
+use huddle_model::matrix::{SharingMatrix, Weigh};
 use huddle_model::plan::{Plan, PlanInput, Policy, VcpuPlacement};
 use huddle_model::rng::Rng;
 use huddle_model::summary::Arm;
 use huddle_model::topology::Topology;
 
+use super::Verify;
 use super::expected::Expected;
 use super::run::RunError;
 use crate::host::HostFailure;
@@ -13,29 +16,81 @@ use crate::host::HostFailure;
 /// The random stream of placements (see [`Rng::of_part`]).
 const PLACEMENTS: u64 = 3000;
 
+/// The sharing that plans are made from.
+pub(super) struct Basis<'a> {
+    /// All that is shared.
+    pub(super) all: Cow<'a, SharingMatrix>,
+    /// Of it what both VMs of a pair read, if an arm goes by that.
+    pub(super) read: Option<Cow<'a, SharingMatrix>>,
+}
+
+impl<'a> Basis<'a> {
+    /// What was measured, or, where nothing is merged or that cannot be seen, what guests are known to share and to read.
+    ///
+    /// # Errors
+    /// It was to be measured what they read, and that is not seen on this host.
+    pub(super) fn new(
+        matrix: &'a SharingMatrix,
+        expected: &Expected,
+        verify: Verify,
+        by_reads: bool,
+    ) -> Result<Self, HostFailure> {
+        let known = || Cow::Owned(expected.in_common(matrix));
+        let all = if verify == Verify::Nothing { known() } else { Cow::Borrowed(matrix) };
+        let read = || match verify {
+            Verify::Merged => matrix.of_reads().map(Cow::Owned),
+            Verify::Unmerged | Verify::Nothing => Ok(known()),
+        };
+        let read = by_reads.then(read).transpose().map_err(|why| {
+            HostFailure::Cannot(format!(
+                "guests cannot be placed by what they read (arm {}): {why}",
+                Arm::ByReads
+            ))
+        })?;
+        Ok(Self { all, read })
+    }
+
+    /// What an arm goes by.
+    fn of(&self, arm: Arm) -> &SharingMatrix {
+        match (arm.weigh(), &self.read) {
+            (Weigh::Read, Some(read)) => read,
+            _ => &self.all,
+        }
+    }
+}
+
 /// Where each arm places the guests, except those that are placed at random.
 ///
 /// # Errors
 /// The placements to compare do not differ in what data is together.
 pub(super) fn plans(
     arms: &[Arm],
-    matrix: &SharingMatrix,
+    basis: &Basis<'_>,
     topology: &Topology,
     expected: &Expected,
 ) -> Result<Vec<(Arm, Plan)>, RunError> {
-    let input = PlanInput::new(matrix, topology, &[]);
     let planned = arms.iter().filter(|arm| !arm.is_drawn());
-    let plans: Vec<(Arm, Plan)> = planned.map(|arm| (*arm, arm.policy().plan(&input))).collect();
+    let plan = |arm: &Arm| (*arm, arm.policy().plan(&PlanInput::new(basis.of(*arm), topology, &[])));
+    let plans: Vec<(Arm, Plan)> = planned.map(plan).collect();
     let together = |wanted| {
         let (_, plan) = plans.iter().find(|(arm, _)| *arm == wanted)?;
-        Some(expected.pairs_together(plan, matrix))
+        Some(expected.pairs_together(plan, &basis.all))
     };
     // Not by what is shared: of that, guests of one system have most in common wherever they are.
-    match (together(Arm::Recommended), together(Arm::Opposed)) {
-        (Some(recommended), Some(opposed)) if recommended <= opposed => {
-            Err(RunError::SamePlacement { recommended, opposed })
+    let [over, under] = compared(arms);
+    match (together(under), together(over)) {
+        (Some(better), Some(worse)) if better <= worse => {
+            Err(RunError::SamePlacement { under, better, over, worse })
         }
         _ => Ok(plans),
+    }
+}
+
+/// The arms that a run is about: the one that is expected to take longer, and the one it is compared with.
+pub(super) fn compared(arms: &[Arm]) -> [Arm; 2] {
+    match arms.contains(&Arm::ByReads) {
+        true => [Arm::Recommended, Arm::ByReads],
+        false => [Arm::Opposed, Arm::Recommended],
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use huddle_model::availability::Availability;
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{SharingMatrix, Weigh};
 use huddle_model::plan::Plan;
 use huddle_model::summary::{Arm, ArmFigure, Ratio, Summary};
 use huddle_model::text::{bytes, p_value, thousands};
@@ -24,7 +24,7 @@ pub trait Report: Workload {
     /// Tables of its figures, each with its title.
     fn tables(&self, summary: &Summary<Self::Figures>) -> Vec<(String, Table)>;
 
-    /// The paper's figures beside those of the run: what, the paper's, ours.
+    /// The paper's figures beside those of the run: what, the paper's, ours; none where the paper has none.
     fn paper(&self, summary: &Summary<Self::Figures>) -> Vec<[String; 3]>;
 }
 
@@ -58,6 +58,10 @@ pub fn text<W: Report>(workload: &W, summary: &Summary<W::Figures>) -> String {
         let (data, kib) = (data.collect::<Vec<_>>().join(", "), W::data_kib(&summary.own));
         let title = format!("Sharing of {} with {kib} KiB of data each ({data})", workload.guests());
         section(&mut out, &title, &sharing_table(matrix));
+        if let (Some(ms), Ok(read)) = (matrix.read_window_ms(), matrix.of_reads()) {
+            let title = format!("Of it, what both VMs of a pair read within {ms} ms");
+            section(&mut out, &title, &sharing_table(&read));
+        }
     }
     remarks(&mut out, workload.remarks(Part::Sharing, summary));
     if spec.is_timed() {
@@ -76,9 +80,12 @@ pub fn text<W: Report>(workload: &W, summary: &Summary<W::Figures>) -> String {
         workload.remarks(Part::Ratios, summary).iter().for_each(|remark| line(&mut out, remark));
         line(&mut out, "");
     }
-    let mut paper = table(["", "the paper", "this run"]);
-    workload.paper(summary).into_iter().for_each(|row| _ = paper.add_row(row));
-    section(&mut out, "Beside the paper", &paper);
+    let rows = workload.paper(summary);
+    if !rows.is_empty() {
+        let mut paper = table(["", "the paper", "this run"]);
+        rows.into_iter().for_each(|row| _ = paper.add_row(row));
+        section(&mut out, "Beside the paper", &paper);
+    }
     remarks(&mut out, workload.remarks(Part::Paper, summary));
     result(&mut out, workload.verify(), summary);
     out
@@ -175,7 +182,7 @@ fn plan_table(arms: &[Arm], plans: &BTreeMap<String, Plan>) -> Table {
     let mut table = table(["arm", "policy", "CPUs: VMs", "shared frames within"]);
     for arm in Arm::ALL {
         let row = match plans.get(arm.name()) {
-            Some(plan) => [arm.name().into(), plan.policy.to_string(), places(plan), within(plan)],
+            Some(plan) => [arm.name().into(), policy(arm, plan), places(plan), within(arm, plan)],
             None if arm.is_drawn() && arms.contains(&arm) => {
                 [arm.name().into(), arm.policy().to_string(), "random in each block".into(), "varies".into()]
             }
@@ -203,9 +210,17 @@ fn places(plan: &Plan) -> String {
     domains.collect::<Vec<_>>().join("; ")
 }
 
-fn within(plan: &Plan) -> String {
+fn policy(arm: Arm, plan: &Plan) -> String {
+    match arm.weigh() {
+        Weigh::All => plan.policy.to_string(),
+        Weigh::Read => format!("{}, by reads", plan.policy),
+    }
+}
+
+fn within(arm: Arm, plan: &Plan) -> String {
+    let what = if arm.weigh() == Weigh::Read { " read" } else { "" };
     match (plan.shared_within, plan.shared_total) {
-        (Some(within), Some(total)) => format!("{within} of {total}"),
+        (Some(within), Some(total)) => format!("{within} of {total}{what}"),
         _ => "unknown".into(),
     }
 }

@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{SharingMatrix, Weigh};
+use huddle_model::summary::Arm;
 use huddle_model::vm::Vm;
 
 use super::block::{BlockRunner, Window};
 use super::expected::{Expected, NotMerged};
 use super::order::orders;
-use super::placement::{plans, two_domains};
+use super::placement::{Basis, plans, two_domains};
 use super::spec::SpecError;
 use super::{Outcome, Verify, Workload, guest_data};
 use crate::guest::{Guest, GuestData, GuestError, GuestId};
@@ -48,15 +49,19 @@ pub enum RunError {
     },
     /// The two placements do not differ in what data is shared within caches.
     #[error(
-        "as recommended {recommended} pairs of guests with the same data are on one cache, placed the opposite way \
-         {opposed}: the placements do not differ in what is to be compared; more data (--data-kib) makes the \
-         guests better apart"
+        "in arm {under} {better} pairs of guests with the same data are on one cache, in arm {over} {worse}: the \
+         placements do not differ in what is to be compared; {}",
+        remedy(*under)
     )]
     SamePlacement {
-        /// Pairs on one cache as recommended.
-        recommended: u64,
-        /// Pairs on one cache when opposed.
-        opposed: u64,
+        /// The arm that should have more of them.
+        under: Arm,
+        /// Pairs on one cache in it.
+        better: u64,
+        /// The other arm.
+        over: Arm,
+        /// Pairs on one cache in it.
+        worse: u64,
     },
     /// The specification cannot be run.
     #[error(transparent)]
@@ -81,6 +86,16 @@ impl From<GuestError> for RunError {
             GuestError::Interrupted(interrupted) => Self::Interrupted(interrupted),
             error => Self::Guest(error),
         }
+    }
+}
+
+/// What makes an arm differ from the one it is compared with.
+fn remedy(arm: Arm) -> &'static str {
+    match arm {
+        Arm::ByReads => {
+            "more data that nobody reads (`cold`, --cold-kib) makes what is read differ from what is shared"
+        }
+        _ => "more data (--data-kib) makes the guests better apart",
     }
 }
 
@@ -147,6 +162,20 @@ fn ended_guest<G: Guest + ?Sized>(guests: &mut [Box<G>]) -> Option<GuestError> {
     }
 }
 
+/// Data whose merging is verified: of each VM, and which of it is the same.
+struct Held {
+    expected: Expected,
+    data: Vec<GuestData>,
+}
+
+/// What the VMs share, and what of it they read while all of them do.
+fn measure_reads<G: Guest + ?Sized>(window: &mut Window<'_, G>) -> Result<SharingMatrix, RunError> {
+    window.start(false)?;
+    let matrix = window.host.measure_reads(window.vms);
+    window.stop()?;
+    Ok(matrix?)
+}
+
 struct Run<'a, W> {
     workload: &'a W,
     host: &'a mut dyn Host,
@@ -194,18 +223,27 @@ impl<W: Workload> Run<'_, W> {
         let begun = Instant::now();
         let boot = workload.measures_boot().then(|| self.boot(&ids)).transpose()?;
         self.report(if verify == Verify::Unmerged { "loading data" } else { "loading data and merging it" });
-        let loaded: Vec<GuestData> = (0..spec.guests()).map(|i| guest_data(spec, i, data_bytes)).collect();
+        let cold = workload.cold(data_bytes);
+        let loaded: Vec<GuestData> =
+            (0..spec.guests()).map(|i| guest_data(spec, i, data_bytes, cold.as_ref())).collect();
         guests.iter_mut().zip(&loaded).try_for_each(|(guest, data)| guest.load(*data))?;
         // Only now: processes allocate their memory when they load data.
         let vms = self.host.find(&ids)?;
+        let merges = verify != Verify::Unmerged;
         let data: Vec<GuestData> =
             (0..).zip(loaded).map(|(guest, data)| workload.shareable_data(guest, data)).collect();
-        let expected = Expected::new(&workload.data_names(), data_bytes, verify != Verify::Unmerged);
+        let expected = Expected::new(&workload.data_names(), data_bytes, merges);
+        let mut held = vec![Held { expected: expected.clone(), data: data.clone() }];
+        held.extend(
+            cold.iter().map(|cold| Held { expected: cold.expected(merges), data: cold.data(spec.seed) }),
+        );
         let mut merging_s = None;
-        if verify != Verify::Unmerged {
+        if merges {
             self.host.merge()?;
             if verify == Verify::Merged {
-                self.wait_until_merged(&vms, &data, &expected, spec.merge_seconds)?;
+                for held in &held {
+                    self.wait_until_merged(&vms, held, spec.merge_seconds)?;
+                }
             }
             if let Some(growth) = workload.settling_growth() {
                 self.wait_until_stable(&vms, growth, spec.merge_seconds)?;
@@ -214,35 +252,42 @@ impl<W: Workload> Run<'_, W> {
             self.host.pause_merging()?;
         }
         let interrupt = self.interrupt;
-        workload.after_merging(&mut Window { host: &mut *self.host, guests, vms: &vms, pace, interrupt })?;
+        let mut window = Window { host: &mut *self.host, guests, vms: &vms, pace, interrupt };
+        workload.after_merging(&mut window)?;
         // Once more with the scan paused: plans are made from this.
-        let matrix = self.host.measure(&vms)?;
-        let data_shared = match verify {
-            Verify::Nothing => vec![vec![0; vms.len()]; vms.len()],
-            Verify::Merged | Verify::Unmerged => self.host.data_shared(&vms, &data)?,
+        let by_reads = spec.arms.iter().any(|arm| arm.weigh() == Weigh::Read);
+        let matrix = match (by_reads, verify) {
+            (true, Verify::Merged) => measure_reads(&mut window)?,
+            _ => window.host.measure(&vms)?,
         };
+        let mut data_shared = vec![vec![0; vms.len()]; vms.len()];
         if verify != Verify::Nothing {
-            let seconds = begun.elapsed().as_secs_f64();
-            expected.verify(&data_shared).map_err(|why| RunError::NotMerged { seconds, why })?;
+            // The data that is read last: it is looked at again after every block.
+            for held in held.iter().rev() {
+                data_shared = self.host.data_shared(&vms, &held.data)?;
+                let seconds = begun.elapsed().as_secs_f64();
+                held.expected.verify(&data_shared).map_err(|why| RunError::NotMerged { seconds, why })?;
+            }
         }
-        let known = (verify == Verify::Nothing).then(|| expected.in_common(&matrix));
-        let basis = known.as_ref().unwrap_or(&matrix);
-        let plans = plans(&spec.arms, basis, &topology, &expected)?;
+        let basis = Basis::new(&matrix, &expected, verify, by_reads)?;
+        let plans = plans(&spec.arms, &basis, &topology, &expected)?;
 
         let mut blocks = Vec::new();
         if spec.is_timed() {
             self.host.watch(&vms, &topology);
             let orders = orders(&spec.arms, spec.blocks(), spec.seed);
             let window = Window { host: &mut *self.host, guests, vms: &vms, pace, interrupt };
-            let (data, topology) = (&data, &topology);
+            let (data, topology, basis) = (&data, &topology, &*basis.all);
             let runner =
                 BlockRunner { workload, window, data, plans: &plans, topology, basis, expected: &expected };
             blocks = runner.run(&orders, self.progress)?;
         }
+        drop(basis);
         let (events, event_notes) = self.host.counted();
         Ok(Outcome {
             topology,
             data_bytes,
+            cold,
             pace,
             boot,
             expected,
@@ -292,16 +337,11 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// Waits until VMs with the same data share it.
-    fn wait_until_merged(
-        &mut self,
-        vms: &[Vm],
-        data: &[GuestData],
-        expected: &Expected,
-        limit_s: f64,
-    ) -> Result<(), RunError> {
+    fn wait_until_merged(&mut self, vms: &[Vm], held: &Held, limit_s: f64) -> Result<(), RunError> {
         let (begun, limit) = (Instant::now(), Duration::from_secs_f64(limit_s));
         loop {
-            let Err(why) = expected.verify(&self.host.data_shared(vms, data)?) else { return Ok(()) };
+            let shared = self.host.data_shared(vms, &held.data)?;
+            let Err(why) = held.expected.verify(&shared) else { return Ok(()) };
             if begun.elapsed() >= limit {
                 return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
             }

@@ -273,6 +273,7 @@ impl<S: Settings> Spec<S> {
             "--repetitions must be more than 0 when there are arms",
         )?;
         require((2..=64).contains(&self.guests()), "`data` must name the data of 2 to 64 VMs")?;
+        require(self.data.iter().all(|name| !name.is_empty()), "`data` has an empty name")?;
         require(has_twice(&self.data), "no two VMs hold the same data: nothing would be shared")?;
         require(
             !has_twice(&self.arms),

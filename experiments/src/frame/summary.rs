@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use super::disturbance::{Disturbance, Kind, sentences};
 use super::expected::rates_by;
+use super::placement::compared;
 use super::{Metric, Outcome, RatioSpec, Verify, Workload};
 
 /// A larger relative drift than this is reported as a disturbance.
@@ -54,10 +55,12 @@ pub fn summary<W: Workload>(workload: &W, outcome: Outcome, about: About) -> Sum
     let notes = outcome.event_notes.iter();
     disturbances.extend(notes.map(|note| Disturbance::new(Kind::Counters, note.clone())));
     let (sharing_rate, sharing_rate_across) = outcome.expected.rates(&outcome.matrix);
-    let opposed = ratios.get("opposed_over_recommended").copied().flatten();
-    let verdict = match spec.arms.contains(&Arm::Opposed) {
-        true => verdict(opposed, W::effect),
-        false => "the arms to compare, recommended and opposed, were not both measured".to_owned(),
+    let [over, under] = compared(&spec.arms);
+    let ratio = ratios.get(&format!("{over}_over_{under}")).copied().flatten();
+    let effect = if under == Arm::ByReads { effect_of_reads } else { W::effect };
+    let verdict = match spec.arms.contains(&over) {
+        true => verdict(ratio, [under, over], effect),
+        false => format!("the arms to compare, {under} and {over}, were not both measured"),
     };
     let placebo = if workload.verify() == Verify::Unmerged { "PLACEBO, nothing was merged: " } else { "" };
     Summary {
@@ -125,11 +128,24 @@ pub(crate) fn boot_figures(matrix: &SharingMatrix, alike: impl Fn(usize, usize) 
     BootFigures { matrix: matrix.clone(), rate_within, rate_across }
 }
 
-/// The result in words, from a ratio of times, opposed over recommended: `effect` of it only where its interval
-/// does not include 1.
-pub fn verdict(ratio: Option<Ratio>, effect: impl Fn(f64) -> String) -> String {
+/// What it means that placed by all that is shared an operation takes `ratio` times as long as placed by what is read.
+fn effect_of_reads(ratio: f64) -> String {
+    match ratio > 1.0 {
+        true => format!(
+            "placed by what they read the guests are {ratio:.2} times as fast as placed by all that they share"
+        ),
+        false => format!(
+            "placed by what they read the guests are SLOWER than placed by all that they share: {ratio:.2} times as fast"
+        ),
+    }
+}
+
+/// The result in words, from a ratio of times of the second of two arms over the first: `effect` of it only where its
+/// interval does not include 1.
+pub fn verdict(ratio: Option<Ratio>, arms: [Arm; 2], effect: impl Fn(f64) -> String) -> String {
     let Some(Ratio { value, n, ci95, .. }) = ratio else {
-        return "no result: recommended and opposed were not both measured in a valid block".into();
+        let [one, other] = arms;
+        return format!("no result: {one} and {other} were not both measured in a valid block");
     };
     match ci95 {
         None => format!(
@@ -152,12 +168,13 @@ mod tests {
     #[test]
     fn verdicts_say_no_more_than_the_interval() {
         let effect = |ratio: f64| format!("an effect of {ratio:.2}");
-        let of = |value, ci95| verdict(Some(Ratio { value, ci95, n: 9, test: None }), effect);
+        let arms = [Arm::Recommended, Arm::Opposed];
+        let of = |value, ci95| verdict(Some(Ratio { value, ci95, n: 9, test: None }), arms, effect);
         assert!(of(1.8, Some([1.7, 1.9])).starts_with("an effect of 1.80 (95 % interval 1.70 to 1.90"));
         assert!(of(0.8, Some([0.7, 0.9])).starts_with("an effect of 0.80"));
         assert!(of(1.2, Some([0.9, 1.5])).starts_with("no effect shown"));
         assert!(of(1.2, Some([1.0, 1.5])).starts_with("no effect shown"));
         assert!(of(1.8, None).contains("too few"));
-        assert!(verdict(None, effect).starts_with("no result"));
+        assert!(verdict(None, arms, effect).starts_with("no result: recommended and opposed"));
     }
 }

@@ -74,10 +74,12 @@ impl Guest for FakeGuest {
 
     fn start(&mut self, _: Pace, own: bool) -> Result<(), GuestError> {
         (self.own, self.starts) = (own, self.starts + 1);
+        self.world.borrow_mut().reading += 1;
         Ok(())
     }
 
     fn stop(&mut self) -> Result<(), GuestError> {
+        self.world.borrow_mut().reading -= 1;
         Ok(())
     }
 }

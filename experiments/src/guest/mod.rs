@@ -22,7 +22,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-pub use huddle_guest::protocol::{Pace, Reading};
+pub use huddle_guest::protocol::{ColdData, Pace, Reading};
 use huddle_xen::toolstack::DomainRef;
 
 use crate::interrupt::Interrupted;
@@ -54,6 +54,8 @@ pub struct GuestData {
     pub own_seed: u64,
     /// Size of either in KiB.
     pub kib: u64,
+    /// What it holds besides and never reads.
+    pub cold: Option<ColdData>,
 }
 
 /// A guest that holds data and works on it on command. Dropping it ends it.

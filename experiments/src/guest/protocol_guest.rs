@@ -152,8 +152,8 @@ impl<I: Instance> Guest for ProtocolGuest<I> {
     }
 
     fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
-        let GuestData { seed, own_seed, kib } = data;
-        let command = Command::Load { seed, own_seed, kib };
+        let GuestData { seed, own_seed, kib, cold } = data;
+        let command = Command::Load { seed, own_seed, kib, cold };
         match self.send(command, self.limits.ready)? {
             Reply::Loaded { data_bytes } if data_bytes == kib * 1024 => Ok(()),
             other => Err(self.unexpected(command.word(), &other)),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use huddle_model::counters::{Counts, GroupReading};
 use huddle_model::cpuset::CpuSet;
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharedReads, SharingMatrix};
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::rates::CounterDelta;
@@ -33,17 +33,20 @@ pub(crate) struct World {
     pub(crate) living: usize,
     /// What guests have loaded.
     pub(crate) loaded: Vec<GuestData>,
+    /// Guests that read.
+    pub(crate) reading: usize,
 }
 
 pub(crate) type Shared = Rc<RefCell<World>>;
 
 impl World {
-    /// Whether a VM runs on the cache of its partner: `vm1` and `vm2` are partners, `vm3` and `vm4`, and so on.
+    /// Whether a VM runs on the cache of another that has loaded the same data.
     pub(crate) fn is_with_partner(&self, name: &str) -> bool {
         let number: usize = name.trim_start_matches("vm").parse().unwrap();
-        let partner = format!("vm{}", ((number - 1) ^ 1) + 1);
-        let domain = |name: &str| self.domain_of.get(name);
-        domain(name).is_some() && domain(name) == domain(&partner)
+        let of = |vm: usize| self.domain_of.get(&format!("vm{vm}"));
+        let is_partner = |vm: usize| vm != number && self.loaded[vm - 1].seed == self.loaded[number - 1].seed;
+        let mut others = (1..=self.domain_of.len()).filter(|vm| is_partner(*vm));
+        others.any(|partner| of(number) == of(partner))
     }
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct FakeHost {
     pub(crate) frames_used: u64,
     /// Frames that two VMs share, by whether the data is merged.
     pub(crate) shared: fn(bool, usize, usize) -> u64,
+    /// Frames of these that two VMs read, or why that is not seen.
+    pub(crate) read: Result<fn(usize, usize) -> u64, &'static str>,
     watched: usize,
 }
 
@@ -75,6 +80,7 @@ impl FakeHost {
             has_pmu: false,
             frames_used,
             shared,
+            read: Ok(|_, _| 0),
             watched: 0,
         }
     }
@@ -143,6 +149,14 @@ impl Host for FakeHost {
         };
         let frames = square(vms.len(), |i, j| (self.shared)(merged, i, j));
         Ok(SharingMatrix::measured(Method::Merged, vms.iter().map(row).collect(), &frames, 1.0, 1.0))
+    }
+
+    fn measure_reads(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
+        assert_eq!(self.world.borrow().reading, vms.len(), "all guests read");
+        let matrix = self.measure(vms)?;
+        let frames = square(vms.len(), |i, j| self.read.map_or(0, |read| read(i, j)));
+        let unavailable = vec![self.read.err().map(str::to_owned); vms.len()];
+        Ok(matrix.with_reads(SharedReads::new(&frames, None, 100, unavailable)))
     }
 
     fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {

@@ -8,7 +8,7 @@ use huddle_engine::backend::{Backend as _, CounterChoice, HostBackend, SharingCh
 use huddle_host::HostRoot;
 use huddle_host::discover::{DiscoverOptions, NamedProcess};
 use huddle_host::pin::{HostPinner, Journal};
-use huddle_model::matrix::{Method, SharingMatrix};
+use huddle_model::matrix::{Method, SharingMatrix, Weigh};
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::topology::{DomainId, Topology};
@@ -163,6 +163,12 @@ impl Host for CollectorHost {
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
         Ok(self.backend.measure(self.method, CONTENT, vms)?.matrix)
+    }
+
+    fn measure_reads(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
+        let sharing = SharingChoice { weigh: Weigh::Read, ..self.backend.sharing };
+        let backend = HostBackend { sharing, ..self.backend.clone() };
+        Ok(backend.measure(Method::Merged, CONTENT, vms)?.matrix)
     }
 
     fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {

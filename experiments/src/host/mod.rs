@@ -38,6 +38,9 @@ pub trait Host {
     /// What the VMs share now; where nothing is merged, or what is merged is not known, what they could share.
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure>;
 
+    /// As [`Self::measure`], with what of the shared frames VMs read meanwhile: they have to be reading.
+    fn measure_reads(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure>;
+
     /// How many pages of the data that each pair of VMs was given, in the order of `vms`, are on one frame;
     /// 0 for pairs with different data.
     fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure>;

@@ -165,6 +165,13 @@ impl Host for XenHost {
         }
     }
 
+    fn measure_reads(&mut self, _: &[Vm]) -> Result<SharingMatrix, HostFailure> {
+        Err(HostFailure::cannot(
+            "what domains of Xen read is not seen, so none can be placed by it; run with VMs of QEMU (--guest qemu) or \
+             stand-ins (--guest process)",
+        ))
+    }
+
     fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
         if self.merging.is_none() {
             self.check_unmerged(vms)?;

@@ -33,7 +33,7 @@ use huddle_model::summary::{
 use crate::frame::run::RunError;
 use crate::frame::spec::GuestKind;
 use crate::frame::summary::{boot_figures, misses, values_of_arm};
-use crate::frame::{Figure, Metric, Outcome, RatioSpec, Verify, Window, Workload};
+use crate::frame::{Cold, Figure, Metric, Outcome, RatioSpec, Verify, Window, Workload};
 use crate::guest::{Pace, Reader};
 
 pub use command::{Args, execute};
@@ -48,11 +48,23 @@ pub struct Microbench {
     pub last_level_cache: Vec<CpuSet>,
 }
 
+/// How many data sets a VM that holds cold data has of it where no size is given: enough that pairs with the same cold
+/// data share most.
+const COLD_SETS: u64 = 4;
+
 const TIME_PER_READ: Metric = |sample| Some(1.0 / sample.reads_per_s()?);
 
 const fn opposed(name: &'static str, text: &'static str, of: Metric) -> RatioSpec {
     RatioSpec { name, text, over: Arm::Opposed, under: Arm::Recommended, of }
 }
+
+const fn by_reads(name: &'static str, text: &'static str, over: Arm, of: Metric) -> RatioSpec {
+    RatioSpec { name, text, over, under: Arm::ByReads, of }
+}
+
+/// As ratios are called below the first of their arms.
+const BUSY: &str = "  the same in CPU time, as guests count it";
+const HOST_BUSY: &str = "  the same in CPU time, as the host counts it";
 
 impl Workload for Microbench {
     const NAME: &'static str = "microbench";
@@ -82,6 +94,12 @@ impl Workload for Microbench {
         if self.spec.settings.merge { Verify::Merged } else { Verify::Unmerged }
     }
 
+    fn cold(&self, data_bytes: u64) -> Option<Cold> {
+        let settings = &self.spec.settings;
+        let kib = settings.cold_kib.unwrap_or(data_bytes / 1024 * COLD_SETS);
+        settings.cold.iter().any(|name| !name.is_empty()).then(|| Cold { names: settings.cold.clone(), kib })
+    }
+
     fn measures_boot(&self) -> bool {
         // Stand-ins share nothing before they hold data.
         self.spec.guest.has_kernels()
@@ -108,17 +126,23 @@ impl Workload for Microbench {
         Figure { name: "misses per read", unit: "misses/read", of: Sample::llc_misses_per_read };
     /// The first is the paper's Figure 4: 2.1.
     const RATIOS: &'static [RatioSpec] = &[
-        opposed("opposed_over_recommended", "opposed over recommended, time per read", TIME_PER_READ),
-        opposed(
-            "opposed_over_recommended_busy",
-            "  the same in CPU time, as guests count it",
-            Sample::busy_ns_per_read,
+        by_reads(
+            "recommended_over_by_reads",
+            "recommended over by reads, time per read",
+            Arm::Recommended,
+            TIME_PER_READ,
         ),
-        opposed(
-            "opposed_over_recommended_host_busy",
-            "  the same in CPU time, as the host counts it",
+        by_reads("recommended_over_by_reads_busy", BUSY, Arm::Recommended, Sample::busy_ns_per_read),
+        by_reads(
+            "recommended_over_by_reads_host_busy",
+            HOST_BUSY,
+            Arm::Recommended,
             Sample::host_ns_per_read,
         ),
+        by_reads("kernel_over_by_reads", "left to the kernel over by reads", Arm::Kernel, TIME_PER_READ),
+        opposed("opposed_over_recommended", "opposed over recommended, time per read", TIME_PER_READ),
+        opposed("opposed_over_recommended_busy", BUSY, Sample::busy_ns_per_read),
+        opposed("opposed_over_recommended_host_busy", HOST_BUSY, Sample::host_ns_per_read),
     ];
 
     fn figures(&self, valid: &[&Block], outcome: &Outcome) -> MicrobenchFigures {
@@ -134,6 +158,7 @@ impl Workload for Microbench {
             trend: trend(&values_of_arm(valid, Arm::Recommended, Sample::reads_per_s)),
             config: MicrobenchConfig {
                 data_kib: outcome.data_bytes / 1024,
+                cold_kib: outcome.cold.as_ref().map(|cold| cold.kib),
                 private_kib: settings.private_kib,
                 burst_reads: outcome.pace.burst_reads,
                 idle_us: outcome.pace.idle_us,

@@ -18,7 +18,7 @@ impl Report for Microbench {
 
     fn remarks(&self, part: Part, summary: &Summary<MicrobenchFigures>) -> Vec<String> {
         match part {
-            Part::Sharing => Vec::new(),
+            Part::Sharing => cold(&self.spec, summary).into_iter().collect(),
             Part::Ratios if summary.why_no_misses().is_some() => Vec::new(),
             Part::Ratios => {
                 let counted = summary.own.events.iter();
@@ -27,6 +27,7 @@ impl Report for Microbench {
                 });
                 vec![format!("Counted: {}", counted.collect::<Vec<_>>().join(", "))]
             }
+            Part::Paper if !has_paper(&self.spec) => Vec::new(),
             Part::Paper => differences(&self.spec, summary)
                 .iter()
                 .map(|what| format!("The machines differ: {what}."))
@@ -48,6 +49,9 @@ impl Report for Microbench {
     }
 
     fn paper(&self, summary: &Summary<MicrobenchFigures>) -> Vec<[String; 3]> {
+        if !has_paper(&self.spec) {
+            return Vec::new();
+        }
         let boot = summary.boot.as_ref().and_then(Availability::value);
         let flavours = &self.spec.settings.flavours;
         let one_flavour = self.spec.guest.has_kernels() && flavours.windows(2).all(|two| two[0] == two[1]);
@@ -83,6 +87,19 @@ impl Report for Microbench {
         .map(|(what, paper, ours)| [what.to_owned(), paper, ours])
         .to_vec()
     }
+}
+
+/// Whether the paper has such VMs: all that they share they read.
+fn has_paper(spec: &MicrobenchSpec) -> bool {
+    spec.settings.cold.iter().all(String::is_empty)
+}
+
+/// What VMs hold and do not read.
+fn cold(spec: &MicrobenchSpec, summary: &Summary<MicrobenchFigures>) -> Option<String> {
+    let kib = summary.own.config.cold_kib?;
+    let names = spec.settings.cold.iter().zip(1..).filter(|(name, _)| !name.is_empty());
+    let names: Vec<String> = names.map(|(name, vm)| format!("vm{vm}: {name}")).collect();
+    Some(format!("Besides, {kib} KiB of data that nobody reads ({})", names.join(", ")))
 }
 
 fn arm_table(summary: &Summary<MicrobenchFigures>) -> Table {

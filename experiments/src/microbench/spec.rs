@@ -23,6 +23,8 @@ pub enum Preset {
     Table2,
     /// Several data sizes, one after the other
     Scan,
+    /// Pairs that share much and do not read it, and others that share less and read it all
+    Cold,
 }
 
 impl crate::frame::spec::Preset for Preset {
@@ -32,6 +34,7 @@ impl crate::frame::spec::Preset for Preset {
             Self::Paper => include_str!("../../presets/paper.toml"),
             Self::Table2 => include_str!("../../presets/table2.toml"),
             Self::Scan => include_str!("../../presets/scan.toml"),
+            Self::Cold => include_str!("../../presets/cold.toml"),
         }
     }
 }
@@ -63,6 +66,13 @@ pub struct MicrobenchSettings {
     /// of the cache: three quarters, with stand-ins five eighths, with VMs that are emulated (TCG) a quarter]
     #[arg(long, value_delimiter = ',')]
     pub data_kib: Vec<u64>,
+    /// For each VM, a name of the data that it holds besides and never reads: equal names, equal data; an empty name
+    /// for none. Nothing where no VM holds any.
+    #[arg(skip)]
+    pub cold: Vec<String>,
+    /// KiB of the data that is held and not read, of each VM that holds any, whole pages [default: four data sets]
+    #[arg(long)]
+    pub cold_kib: Option<u64>,
     /// Reads of a VM between two idle times [default: a quarter more than the data has lines]
     // So each burst uses all of the data and pays for what the one before it evicted; with longer bursts the guests
     // alternate less and the effect is smaller.
@@ -103,6 +113,8 @@ impl Default for MicrobenchSettings {
             vcpus: 1,
             private_kib: 256,
             data_kib: Vec::new(),
+            cold: Vec::new(),
+            cold_kib: None,
             burst_reads: None,
             idle_us: None,
             merge: true,
@@ -130,6 +142,14 @@ impl Settings for MicrobenchSettings {
         require(
             private_bytes > 0 && private_bytes.is_multiple_of(PAGE_BYTES as u64),
             "--private-kib must be a multiple of 4 and not 0",
+        )?;
+        require(
+            settings.cold.is_empty() || settings.cold.len() == spec.guests(),
+            "`cold` must name for each VM that `data` has what it holds and does not read, \"\" for nothing",
+        )?;
+        require(
+            settings.cold_kib.is_none_or(|kib| kib > 0 && kib.is_multiple_of(PAGE_BYTES as u64 / 1024)),
+            "--cold-kib must be a multiple of 4 and not 0",
         )?;
         require(
             settings.burst_reads != Some(0) && (settings.seconds_per_arm > 0.0 || !spec.is_timed()),
@@ -200,6 +220,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use clap::ValueEnum;
+    use huddle_model::summary::Arm;
 
     use super::*;
 
@@ -214,6 +235,13 @@ mod tests {
             (512, &[15_360][..], Some(3))
         );
         assert!(!MicrobenchSpec::preset(Preset::Table2).unwrap().is_timed());
+        let cold = MicrobenchSpec::preset(Preset::Cold).unwrap();
+        assert_eq!((cold.guests(), cold.settings.cold.len()), (4, 4));
+        assert!(
+            [Arm::ByReads, Arm::Recommended, Arm::Opposed, Arm::Kernel]
+                .iter()
+                .all(|arm| cold.arms.contains(arm))
+        );
         assert_eq!(paper.flavours_needed().into_iter().collect::<Vec<_>>(), ["cloud", "generic"]);
         assert!(MicrobenchSpec::preset(Preset::Quick).unwrap().flavours_needed().is_empty());
     }
@@ -250,6 +278,9 @@ mod tests {
         for text in [
             "data_kib = [1]",
             "private_kib = 0",
+            "cold = [\"X\", \"X\"]",
+            "cold_kib = 0",
+            "cold_kib = 5",
             "burst_reads = 0",
             "repetitions = 0",
             "vcpus = 0",

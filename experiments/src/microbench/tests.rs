@@ -7,7 +7,10 @@ use huddle_model::summary::ArmFigure;
 
 use super::*;
 use crate::frame::report;
+use crate::frame::summary::{About, summary};
+use crate::guest::ColdData;
 use crate::guest::fake::FakeRun;
+use crate::host::HostFailure;
 use crate::host::fake::FakeHost;
 
 /// Two pairs of guests with data of 384 pages.
@@ -82,7 +85,8 @@ fn settings_that_make_no_sense_change_nothing() {
 #[test]
 fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
     let mut fake = fake_run();
-    fake.workload.spec.arms = Arm::ALL.to_vec();
+    // Without data that is not read, reads place no other way than all that is shared does.
+    fake.workload.spec.arms = Arm::ALL.into_iter().filter(|arm| *arm != Arm::ByReads).collect();
     let outcome = fake.run().unwrap();
     let mut random = std::collections::BTreeSet::new();
     for block in &outcome.blocks {
@@ -106,6 +110,116 @@ fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
     let again = fake.run().unwrap();
     let third = |outcome: &Outcome| outcome.blocks[3].sample(Arm::Random).unwrap().plan.clone();
     assert_eq!(third(&again), third(&outcome), "equal seeds give equal placements");
+}
+
+/// Data of 384 pages that `vm1` and `vm3` read, and `vm2` and `vm4`; and data of 1536 pages that nobody reads, of `vm1`
+/// and `vm2`, and of `vm3` and `vm4`.
+fn cold_run() -> FakeRun<Microbench> {
+    let mut fake = fake_run();
+    let spec = &mut fake.workload.spec;
+    spec.data = ["A", "B", "A", "B"].map(str::to_owned).to_vec();
+    spec.settings.cold = ["X", "X", "Y", "Y"].map(str::to_owned).to_vec();
+    spec.arms = vec![Arm::Recommended, Arm::ByReads, Arm::Opposed, Arm::Kernel];
+    fake.host.frames_used = 1984;
+    fake.host.shared = |merged, i, j| match (merged, i / 2 == j / 2, i % 2 == j % 2) {
+        (true, true, _) => 1536,
+        (true, _, true) => 384,
+        _ => 0,
+    };
+    fake.host.read = Ok(|i, j| if i % 2 == j % 2 && i / 2 != j / 2 { 384 } else { 0 });
+    fake
+}
+
+/// The VM that an arm places beside `vm1`.
+fn beside_first(outcome: &Outcome, arm: Arm) -> &str {
+    let (_, plan) = outcome.plans.iter().find(|(planned, _)| *planned == arm).unwrap();
+    let domain = |vm: &str| plan.domain_of(vm, 0).map(|domain| domain.id);
+    ["vm2", "vm3", "vm4"].into_iter().find(|vm| domain(vm) == domain("vm1")).unwrap()
+}
+
+#[test]
+fn by_reads_those_are_together_that_read_the_same() {
+    let mut fake = cold_run();
+    let outcome = fake.run().unwrap();
+    let beside = [Arm::Recommended, Arm::ByReads, Arm::Opposed].map(|arm| beside_first(&outcome, arm));
+    assert_eq!(beside, ["vm2", "vm3", "vm4"]);
+    let loaded = fake.host.world.borrow().loaded.clone();
+    let cold: Vec<ColdData> = loaded.iter().map(|data| data.cold.unwrap()).collect();
+    assert!(cold[0] == cold[1] && cold[2] == cold[3] && cold[0] != cold[2], "{cold:?}");
+    assert_eq!(cold[0].kib, 4 * loaded[0].kib);
+    assert_eq!(outcome.matrix.shared_frames_read(0, 2), Some(384));
+    assert_eq!((outcome.data_shared[0][2], outcome.data_shared[0][1]), (384, 0), "of the data that is read");
+    fake.assert_undone(4);
+
+    let summary = summary(&fake.workload, outcome, About::default());
+    let ratio = |name| summary.ratio(name).unwrap().value;
+    assert_eq!((ratio("recommended_over_by_reads"), ratio("kernel_over_by_reads")), (2.0, 2.0));
+    assert_eq!(ratio("opposed_over_recommended"), 1.0, "neither has together what is read");
+    assert_eq!(summary.own.config.cold_kib, Some(6144));
+    let verdict = summary.verdict.as_deref().unwrap();
+    assert!(verdict.starts_with("placed by what they read the guests are 2.00 times as fast"), "{verdict}");
+    let text = report::text(&fake.workload, &summary);
+    for words in [
+        "Besides, 6144 KiB of data that nobody reads (vm1: X, vm2: X, vm3: Y, vm4: Y)",
+        "Of it, what both VMs of a pair read within 100 ms",
+        "paper, by reads",
+        "768 of 768 read",
+        "recommended over by reads, time per read",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    assert!(!text.contains("the paper") && !text.contains("machines differ"), "{text}");
+    assert!(fake_run().summary().ratio("recommended_over_by_reads").is_none(), "without the arm");
+}
+
+#[test]
+fn where_reads_are_not_seen_the_reason_is_told_and_nothing_is_measured() {
+    let mut fake = cold_run();
+    fake.host.read = Err("it runs in KVM");
+    let error = fake.run().unwrap_err();
+    assert!(matches!(error, RunError::Host(HostFailure::Cannot(_))), "{error}");
+    assert!(
+        error.to_string().contains("by_reads") && error.to_string().contains("it runs in KVM"),
+        "{error}"
+    );
+    fake.assert_undone(4);
+}
+
+#[test]
+fn reads_that_place_as_all_that_is_shared_does_are_no_comparison() {
+    let mut fake = cold_run();
+    fake.host.read = Ok(|i, j| if i / 2 == j / 2 { 1536 } else { 0 });
+    let error = fake.run().unwrap_err();
+    let counts = matches!(
+        error,
+        RunError::SamePlacement { under: Arm::ByReads, better: 0, over: Arm::Recommended, worse: 0 }
+    );
+    assert!(counts && error.to_string().contains("--cold-kib"), "{error}");
+    fake.assert_undone(4);
+}
+
+#[test]
+fn cold_data_that_never_merges_is_an_error() {
+    let mut fake = cold_run();
+    // The second look finds the data that is read merged, and those after it are at the other data.
+    fake.host.merged = 2..3;
+    let error = fake.run().unwrap_err();
+    assert!(matches!(error, RunError::NotMerged { .. }), "{error}");
+    assert!(error.to_string().contains("vm1 and vm2 hold the same 1536 pages of cold data and 0"), "{error}");
+    fake.assert_undone(4);
+}
+
+#[test]
+fn in_a_placebo_what_is_read_is_what_guests_are_known_to_read() {
+    let mut fake = cold_run();
+    fake.workload.spec.settings.merge = false;
+    fake.host.merged = 0..0;
+    let shared = cold_run().host.shared;
+    fake.host.shared = |_, i, j| if i / 2 == j / 2 { 1536 } else { 384 * u64::from(i % 2 == j % 2) };
+    assert_eq!(shared(true, 0, 2), (fake.host.shared)(false, 0, 2));
+    fake.host.read = Err("nothing is merged");
+    let outcome = fake.run().unwrap();
+    assert_eq!([Arm::Recommended, Arm::ByReads].map(|arm| beside_first(&outcome, arm)), ["vm2", "vm3"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use huddle_guest::chase::NODE_WORDS;
+use huddle_model::summary::Arm;
 use serde::{Deserialize, Serialize};
 
 use super::load::Schedule;
@@ -139,6 +140,10 @@ impl Settings for WebSettings {
             spec.guest != GuestKind::Xen,
             "web servers are processes or VMs of QEMU (--guest process, --guest qemu), not domains of Xen",
         )?;
+        require(
+            !spec.arms.contains(&Arm::ByReads),
+            "the arm by_reads is of the microbenchmark: web servers read all the data that they hold",
+        )?;
         let Self { requests, visits, reads_per_visit, .. } = settings;
         let counts = [*requests as u64, *visits, reads_per_visit.unwrap_or(1), spec.arms.len() as u64];
         require(
@@ -263,6 +268,7 @@ mod tests {
             ("data = [\"A\", \"A\"]\nwriters = [\"vm2\"]", "nothing would be shared"),
             ("data_kib = 3", "--data-kib"),
             ("arms = []", "arms"),
+            ("arms = [\"by_reads\", \"recommended\"]", "by_reads"),
         ] {
             let error = WebSpec::parse("spec", text).unwrap().check().unwrap_err();
             assert!(matches!(error, SpecError::Settings(_)), "{text}: {error}");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::matrix::Weigh;
 use crate::plan::Policy;
 
 /// One placement of the guests, compared with the others. Declared in the order of reports.
@@ -15,6 +16,9 @@ pub enum Arm {
     Recommended,
     /// Merged, placed the opposite way (the paper's C).
     Opposed,
+    /// Merged, placed as the method recommends if of the shared frames those count that both VMs of a pair read; as
+    /// recommended all of them count.
+    ByReads,
     /// Not merged (the paper's A): each guest reads its own copy, which equals no other's, placed as
     /// recommended. The sequence of reads is the same, so that only the frames differ.
     NotMerged,
@@ -30,9 +34,10 @@ pub enum Arm {
 
 impl Arm {
     /// The arms, in the order of reports.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Recommended,
         Self::Opposed,
+        Self::ByReads,
         Self::NotMerged,
         Self::NotMergedOpposed,
         Self::Kernel,
@@ -52,6 +57,7 @@ impl Arm {
             Self::NotMergedOpposed => "not_merged_opposed",
             Self::Recommended => "recommended",
             Self::Opposed => "opposed",
+            Self::ByReads => "by_reads",
             Self::Kernel => "kernel",
             Self::Random => "random",
             Self::Control => "control",
@@ -82,11 +88,16 @@ impl Arm {
     /// The policy that places the guests in this arm.
     pub fn policy(self) -> Policy {
         match self {
-            Self::NotMerged | Self::Recommended | Self::Control => Policy::Paper,
+            Self::NotMerged | Self::Recommended | Self::ByReads | Self::Control => Policy::Paper,
             Self::Opposed | Self::NotMergedOpposed => Policy::Opposed,
             Self::Kernel => Policy::None,
             Self::Random => Policy::Random,
         }
+    }
+
+    /// Which shared frames count for that policy.
+    pub fn weigh(self) -> Weigh {
+        if self == Self::ByReads { Weigh::Read } else { Weigh::All }
     }
 
     /// Whether the guests are placed at random in every block; otherwise one plan holds for the whole run.
@@ -171,13 +182,14 @@ mod tests {
                 vec![
                     "control",
                     "kernel",
+                    "by_reads",
                     "not_merged",
                     "not_merged_opposed",
                     "opposed",
                     "random",
                     "recommended",
                 ],
-                "recommended opposed not_merged not_merged_opposed kernel random control",
+                "recommended opposed by_reads not_merged not_merged_opposed kernel random control",
             ),
             (vec!["opposed", "paper", "before"], "before paper opposed"),
             (
@@ -191,13 +203,16 @@ mod tests {
             (
                 vec![
                     "control_over_recommended",
+                    "kernel_over_by_reads",
+                    "recommended_over_by_reads",
                     "not_merged_opposed_over_not_merged",
                     "not_merged_over_opposed",
                     "opposed_over_recommended_busy",
                     "opposed_over_recommended",
                 ],
-                "opposed_over_recommended opposed_over_recommended_busy not_merged_over_opposed \
-                 not_merged_opposed_over_not_merged control_over_recommended",
+                "recommended_over_by_reads opposed_over_recommended opposed_over_recommended_busy \
+                 not_merged_over_opposed not_merged_opposed_over_not_merged kernel_over_by_reads \
+                 control_over_recommended",
             ),
             (vec!["run 10", "run 9", "opposedly", "beforehand"], "beforehand opposedly run 9 run 10"),
         ] {

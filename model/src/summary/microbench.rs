@@ -49,6 +49,8 @@ pub struct VcpuFigures {
 pub struct MicrobenchConfig {
     /// KiB of a data set.
     pub data_kib: u64,
+    /// KiB that a VM holds besides and never reads, if it holds any; null where none does.
+    pub cold_kib: Option<u64>,
     /// KiB of each guest's own memory.
     pub private_kib: u64,
     /// Reads between two pauses.

@@ -72,7 +72,8 @@ pub struct Summary<F = Map<String, Value>> {
     /// Ratios of the arms, paired by block: of times, so that above 1 the arm named first is slower.
     #[serde(default)]
     pub ratios: BTreeMap<String, Option<Ratio>>,
-    /// What the ratio of opposed over recommended means, in one sentence.
+    /// What the ratio of the arms that are compared means, in one sentence: of opposed over recommended, or, where VMs
+    /// were placed by what they read too, of recommended over that.
     pub verdict: Option<String>,
     /// Drift of the main figure of the recommended arm over the run, relative to its median.
     pub drift: Option<f64>,
@@ -158,8 +159,18 @@ impl<F> Summary<F> {
 
     /// The data of each VM, in the order of the matrix, if the specification has it.
     pub fn data(&self) -> Vec<&str> {
-        let data = self.spec.get("data").and_then(Value::as_array);
-        data.into_iter().flatten().filter_map(Value::as_str).collect()
+        self.names("data")
+    }
+
+    /// The data that each VM holds and never reads, in the order of the matrix, an empty name for none; nothing where
+    /// the specification has none.
+    pub fn cold(&self) -> Vec<&str> {
+        self.names("cold")
+    }
+
+    fn names(&self, key: &str) -> Vec<&str> {
+        let names = self.spec.get(key).and_then(Value::as_array);
+        names.into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
     /// Why blocks are left out, one sentence for each kind of reason, that of most blocks first.

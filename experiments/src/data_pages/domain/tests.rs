@@ -10,7 +10,7 @@ use super::*;
 use crate::data_pages::DataPages;
 use crate::guest::GuestData;
 
-const DATA: GuestData = GuestData { seed: 1, own_seed: 2, kib: 32 };
+const DATA: GuestData = GuestData { seed: 1, own_seed: 2, kib: 32, cold: None };
 
 /// Domains 1 to 3; the first two hold the same data from page 3 on, the third other data.
 struct Fake {

@@ -46,5 +46,5 @@ wait_for() {
     return 1
 }
 wait_for ready 180 || undo
-echo "load $2 $3 $4" >&3
+echo "load $2 $3 $4 0 0" >&3
 wait_for loaded 120 || undo
