@@ -190,6 +190,8 @@ pub(in crate::cache) struct Machine<'a> {
     private: BTreeMap<(usize, u64), Set>,
     /// Copies in private caches that the shared cache took back.
     gone: BTreeSet<(usize, Line)>,
+    /// Whether such a copy makes room at once, as in real caches, instead of when it is replaced.
+    pub(in crate::cache) leaves_at_once: bool,
     pub(in crate::cache) counts: Vec<Counts>,
 }
 
@@ -197,7 +199,7 @@ impl<'a> Machine<'a> {
     pub(in crate::cache) fn new(model: &'a CacheModel, domain_of: &'a [u32]) -> Self {
         let counts = vec![Counts::default(); domain_of.len()];
         let (shared, private, gone) = Default::default();
-        Self { model, domain_of, shared, private, gone, counts }
+        Self { model, domain_of, shared, private, gone, leaves_at_once: false, counts }
     }
 
     /// Its number: slice and set within, or simply modulo.
@@ -270,7 +272,11 @@ impl<'a> Machine<'a> {
         let accessed = self.shared(domain, line).access(line);
         if let (Inclusion::Inclusive, Some(evicted)) = (self.model.inclusion(), accessed.evicted) {
             for other in (0..self.domain_of.len()).filter(|other| self.domain_of[*other] == domain) {
-                if self.private(other, evicted).is_some_and(|set| set.has(evicted)) {
+                let leaves_at_once = self.leaves_at_once;
+                let Some(private) = self.private(other, evicted) else { continue };
+                if leaves_at_once {
+                    private.remove(evicted);
+                } else if private.has(evicted) {
                     self.gone.insert((other, evicted));
                 }
             }
