@@ -19,6 +19,9 @@ const FOLD: u32 = 64;
 /// Accesses to kept sets.
 const ACCESSES: usize = 500_000;
 
+/// Samples of sets.
+const SAMPLES: u64 = 8;
+
 /// Repetitions, taken in turn.
 const TURNS: usize = 5;
 
@@ -72,28 +75,40 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
+/// The three even placements and a mirror image, which two domains allow four VMs.
+fn even() -> Vec<DomainPlacement> {
+    let mut even = placements();
+    even[3] = DomainPlacement::new("mirror", [1, 1, 0, 0]);
+    even
+}
+
 /// Four at once and the mean of each alone, in turn.
 fn four_beside_one(name: &str, model: &CacheModel, pattern: Pattern, stream: &[Access], sampling: Sampling) {
     let placements = placements();
-    let (mut ratios, mut one, mut four) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ratios, mut even_ratios, mut one, mut four) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..TURNS {
         let together = seconds(model, &placements, sampling, stream);
+        let even = seconds(model, &even(), sampling, stream);
         let alone = placements
             .iter()
             .map(|placement| seconds(model, std::slice::from_ref(placement), sampling, stream));
         let alone = alone.sum::<f64>() / placements.len() as f64;
         ratios.push(together / alone);
+        even_ratios.push(even / alone);
         one.push(1e-6 / alone);
         four.push(1e-6 / together);
     }
-    let (low, high) =
-        ratios.iter().fold((f64::INFINITY, 0f64), |(low, high), of| (low.min(*of), high.max(*of)));
+    let range = |ratios: &mut Vec<f64>| {
+        let middle = median(ratios);
+        format!("{middle:.2} ({:.2} to {:.2})", ratios[0], ratios[ratios.len() - 1])
+    };
     println!(
-        "  {:<8} {name:<28} one {:6.1}, four {:6.1} million accesses a second; four cost {:.2} of one ({low:.2} to {high:.2})",
+        "  {:<8} {name:<28} one {:5.1}, four {:5.1} million accesses a second; four cost {} of one, with a mirror image {}",
         pattern.name(),
         median(&mut one),
         median(&mut four),
-        median(&mut ratios),
+        range(&mut ratios),
+        range(&mut even_ratios),
     );
 }
 
@@ -143,26 +158,29 @@ fn sampled_beside_all() {
                 })
             };
             let all = counts(Sampling::ALL);
-            let (mut by_factor, mut by_part): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
-            for seed in 0..8 {
-                for ((misses, accesses), (all_misses, all_accesses)) in
-                    counts(Sampling { fold: FOLD, seed }).into_iter().zip(all)
-                {
-                    by_factor.push((misses * f64::from(FOLD) / all_misses - 1.0).abs());
-                    by_part.push((misses / accesses / (all_misses / all_accesses) - 1.0).abs());
-                }
+            let samples: Vec<_> = (0..SAMPLES).map(|seed| counts(Sampling { fold: FOLD, seed })).collect();
+            for (placement, (all_misses, all_accesses)) in all.into_iter().enumerate() {
+                let of_samples = || samples.iter().map(|sample| sample[placement]);
+                let mut by_factor: Vec<f64> = of_samples()
+                    .map(|(misses, _)| (misses * f64::from(FOLD) / all_misses - 1.0).abs() * 100.0)
+                    .collect();
+                let mut by_part: Vec<f64> = of_samples()
+                    .map(|(misses, accesses)| {
+                        (misses / accesses / (all_misses / all_accesses) - 1.0).abs() * 100.0
+                    })
+                    .collect();
+                let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+                println!(
+                    "  {:<8} {name:<28} {:<12} {all_misses:>9} misses; by part median {:.2} %, most {:.2} %; by factor median \
+                     {:.2} %, most {:.2} %",
+                    pattern.name(),
+                    placements()[placement].name,
+                    median(&mut by_part),
+                    most(&by_part),
+                    median(&mut by_factor),
+                    most(&by_factor),
+                );
             }
-            let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max) * 100.0;
-            println!(
-                "  {:<8} {name:<28} by factor: median {:.2} %, most {:.2} %; by part: median {:.2} %, most {:.2} % ({} and {} misses)",
-                pattern.name(),
-                median(&mut by_factor) * 100.0,
-                most(&by_factor),
-                median(&mut by_part) * 100.0,
-                most(&by_part),
-                all[0].0,
-                all[1].0
-            );
         }
     }
 }

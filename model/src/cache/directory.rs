@@ -189,10 +189,9 @@ impl<P: Policy> SharedSets for Directory<P> {
     fn access(&mut self, set: usize, line: u64, wanted: u64, mut evicted: impl FnMut(usize, u64)) -> u64 {
         let (policy, full, ways) = (self.policy, self.full, self.ways);
         let mut set = self.set(set);
-        if P::REPEATS_DO_NOTHING {
-            if set.state.last_line == line && wanted & !set.state.last_mask == 0 {
-                return 0;
-            }
+        let SetState { last_line, last_mask, .. } = *set.state;
+        if P::REPEATS_DO_NOTHING && last_line == line && wanted & !last_mask == 0 {
+            return 0;
         }
         let mut at = set.find(line);
         let had = if at == NONE { 0 } else { set.entry(at).mask & wanted };

@@ -89,7 +89,7 @@ impl Sampler {
 
     /// Whether the set of a host-physical address is simulated.
     pub fn is_kept(&self, address: u64) -> bool {
-        self.keeps(address / GRANULE_BYTES >> self.line_shift)
+        self.keeps((address / GRANULE_BYTES) >> self.line_shift)
     }
 
     /// Where in a frame of 4 KiB the line is that is kept, in bytes; `None` unless exactly one is. A reader of guest

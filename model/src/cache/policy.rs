@@ -82,27 +82,33 @@ impl Policy for Lru {
     /// Moves the field that holds `way` to the lowest place.
     #[inline]
     fn hit(self, order: &mut u128, way: u32, _is_full: bool) {
-        /// The lowest bit of each field.
-        const ONES: u128 = {
-            let (mut ones, mut field) = (0, 0);
-            while field < MAX_LRU_WAYS {
-                ones |= 1 << (5 * field);
-                field += 1;
-            }
-            ones
-        };
         if *order as u32 & 31 == way {
             return;
         }
-        // The first field that is 0 once `way` is taken from each (Hacker's Delight, 2nd edition, 6-1).
-        let differs = *order ^ (ONES * u128::from(way));
-        let zero = differs.wrapping_sub(ONES) & !differs & (ONES << 4);
-        // The highest bit of a field, so that one more is where the next begins.
-        let end = zero.trailing_zeros() + 1;
-        let newer = *order & ((1 << (end - 5)) - 1);
-        *order = *order >> end << end | newer << 5 | u128::from(way);
+        // Fields are 0 once `way` is taken from them; the first one gets its highest bit (Hacker's Delight, 2nd edition,
+        // 6-1). No shift is by a variable, which takes longest in words of this size.
+        let differs = *order ^ REPEATED[way as usize & 31];
+        let zero = differs.wrapping_sub(REPEATED[1]) & !differs & (REPEATED[1] << 4);
+        let up_to_it = ((zero & zero.wrapping_neg()) << 1).wrapping_sub(1);
+        let newer = *order & (up_to_it >> 5);
+        *order = *order & !up_to_it | newer << 5 | u128::from(way);
     }
 }
+
+/// The number of each way in all fields.
+const REPEATED: [u128; 32] = {
+    let (mut ones, mut field) = (0, 0);
+    while field < MAX_LRU_WAYS {
+        ones |= 1 << (5 * field);
+        field += 1;
+    }
+    let (mut repeated, mut way) = ([0; 32], 0);
+    while way < 32 {
+        repeated[way] = ones * way as u128;
+        way += 1;
+    }
+    repeated
+};
 
 /// [`Replacement::TreePlru`]. State: bit `n` is node `n` of the tree, with children `2n` and `2n + 1`; 1 points to the
 /// second half.
