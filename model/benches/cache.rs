@@ -160,6 +160,14 @@ fn sampled_beside_all() {
             let all = counts(Sampling::ALL);
             let samples: Vec<_> = (0..SAMPLES).map(|seed| counts(Sampling { fold: FOLD, seed })).collect();
             for (placement, (all_misses, all_accesses)) in all.into_iter().enumerate() {
+                // A few kept sets say nothing about so few.
+                if all_misses < 10_000.0 {
+                    let (pattern, placement) = (pattern.name(), &placements()[placement].name);
+                    println!(
+                        "  {pattern:<8} {name:<28} {placement:<12} {all_misses:>9} misses, too few to compare"
+                    );
+                    continue;
+                }
                 let of_samples = || samples.iter().map(|sample| sample[placement]);
                 let mut by_factor: Vec<f64> = of_samples()
                     .map(|(misses, _)| (misses * f64::from(FOLD) / all_misses - 1.0).abs() * 100.0)
