@@ -1,7 +1,10 @@
 //! Models from files, presets and hosts.
 
+use proptest::prelude::*;
+
 use crate::cache::{
-    CacheDescription, CacheError, CacheModel, HostCache, Inclusion, PRESETS, PrivateLevel, Replacement,
+    CacheDescription, CacheError, CacheModel, DomainPlacement, HostCache, Inclusion, PRESETS, PrivateLevel,
+    Replacement, Sampling, Simulator, Synthetic,
 };
 use crate::topology::{CacheInfo, Topology};
 
@@ -153,4 +156,61 @@ fn what_a_host_does_not_tell_is_named() {
     caches = host();
     caches.iter_mut().for_each(|cache| cache.ways = None);
     assert_eq!(CacheModel::of_host("host", &topology, &caches), Err(CacheError::UnknownOfHost("ways", 3)));
+}
+
+/// Numbers as files have them: usual ones, and any.
+fn any_size() -> impl Strategy<Value = u64> {
+    prop_oneof![any::<u64>(), (0..200u64, 6..18u32).prop_map(|(many, shift)| many << shift)]
+}
+
+fn any_level() -> impl Strategy<Value = (u64, u32, Replacement)> {
+    let names = prop::sample::select(&crate::cache::policy::tests::NAMES[..]);
+    let ways = prop_oneof![any::<u32>(), 0..70u32, Just(4), Just(8)];
+    (any_size(), ways, names.prop_map(|name| name.parse().unwrap()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever a file says is refused or can be simulated.
+    #[test]
+    fn no_description_panics(
+        (size_bytes, ways, replacement) in any_level(),
+        domains in prop_oneof![any::<u32>(), 1..4u32],
+        line_bytes in prop_oneof![any::<u32>(), prop::sample::select(&[32, 64, 128, 256][..])],
+        inclusion in prop::sample::select(&[Inclusion::NonInclusive, Inclusion::Inclusive, Inclusion::Victim][..]),
+        slice_masks in prop::collection::vec(prop_oneof![any::<u64>(), Just(0x12C0), Just(64)], 0..3),
+        private in prop::option::of(any_level()),
+        fold in prop_oneof![any::<u32>(), Just(1), Just(2)],
+    ) {
+        let private =
+            private.map(|(size_bytes, ways, replacement)| PrivateLevel { size_bytes, ways, replacement });
+        let description = CacheDescription {
+            name: "any".to_owned(),
+            domains, size_bytes, ways, line_bytes, replacement, inclusion, slice_masks, private,
+        };
+        let Ok(model) = CacheModel::try_from(description) else { return Ok(()) };
+        if model.size_bytes() > 1 << 24 {
+            return Ok(());
+        }
+        let placement = DomainPlacement::new("one", [0, 0]);
+        let Ok(mut simulator) = Simulator::new(&model, &[placement], Sampling::one_of(fold)) else { return Ok(()) };
+        for pattern in crate::cache::Pattern::ALL {
+            let stream: Vec<_> = Synthetic::new(pattern, 2, 1).take(200).collect();
+            simulator.feed(&stream).unwrap();
+        }
+        let total = simulator.total(0);
+        prop_assert!(total.misses.all() <= total.references.all());
+        prop_assert!(total.references.all() <= total.accesses.all());
+        prop_assert!(fold > 1 || total.accesses.all() == 1000);
+    }
+
+    #[test]
+    fn no_name_of_a_policy_panics(name: String, parts in "(qlru_)?[hmru0-9_]{0,20}") {
+        for name in [name, parts] {
+            if let Ok(replacement) = name.parse::<Replacement>() {
+                prop_assert_eq!(replacement.to_string(), name);
+            }
+        }
+    }
 }
