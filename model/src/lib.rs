@@ -9,6 +9,7 @@
 pub mod assignment;
 pub mod availability;
 pub mod binding;
+pub mod cache;
 pub mod command;
 pub mod counters;
 pub mod cpuset;

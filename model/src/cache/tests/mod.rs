@@ -1,0 +1,4 @@
+mod descriptions;
+mod machines;
+pub(in crate::cache) mod reference;
+mod sampling;
