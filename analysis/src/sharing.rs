@@ -108,8 +108,8 @@ fn matrix(frame: &LazyFrame, round: Option<u64>, empty: &Sharing) -> PolarsResul
         if let Some((i, j)) = place(&vm[row], &other[row]) {
             rates[i][j] = rate[row].filter(|rate| rate.is_finite());
             frames[i][j] = shared[row];
-            frames_read[i][j] = read[row];
-            read_rates[i][j] = match (rates[i][j], shared[row], read[row]) {
+            frames_read[i][j] = read[row].filter(|read| shared[row].is_some_and(|shared| *read <= shared));
+            read_rates[i][j] = match (rates[i][j], shared[row], frames_read[i][j]) {
                 (Some(_), Some(0), Some(_)) => Some(0.0),
                 (Some(rate), Some(shared), Some(read)) => Some(rate * read as f64 / shared as f64),
                 _ => None,

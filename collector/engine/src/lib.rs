@@ -35,7 +35,6 @@ use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 use self::reader_thread::ReaderThread;
-use self::readings::Basis;
 pub use drive::{RunEnd, RunOptions, SHORTEST_WINDOW, WITHOUT_PASSES, run};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
@@ -142,6 +141,7 @@ impl Engine {
     /// `None` if the loop is stopped meanwhile.
     fn try_round(&mut self) -> Option<Step> {
         self.memory.round += 1;
+        self.memory.least_interval = Duration::ZERO;
         let begin_unix_us = self.clock.now_unix_us();
         let mut events = Vec::new();
 
@@ -194,7 +194,8 @@ impl Engine {
             Availability::Available(basis) => {
                 let (basis, mut plan) = self.plan(self.policy, basis)?;
                 events.extend(self.new_waiting(&plan).map(|note| (EventKind::Note, None, note)));
-                events.extend(self.new_not_weighed(&basis).map(|note| (EventKind::Note, None, note)));
+                let not_weighed = basis.not_weighed(self.policy).map(str::to_owned);
+                events.extend(self.new_not_weighed(not_weighed).map(|note| (EventKind::Note, None, note)));
                 if let Some(reason) = settled.value().and_then(|settled| settled.waiting(&vms)) {
                     Arc::make_mut(&mut plan).reasons.push(reason);
                 }
@@ -214,7 +215,8 @@ impl Engine {
                 let input = basis.input(&self.limits);
                 // Nothing was pinned since the affinities were read.
                 let placed = &self.memory.in_force;
-                trials.round(at, self.memory.round, &settled.vms, placed, input, plan, !self.apply);
+                let shared = &settled.matrix;
+                trials.round(at, self.memory.round, (&settled.vms, shared), placed, input, plan, !self.apply);
                 self.apply.then(|| trials.next_to_pin(true)).flatten()
             }
             _ => None,
@@ -464,10 +466,10 @@ impl Engine {
     }
 
     /// Why the plan counts other shared frames than it is to, unless that was reported for the last round too.
-    fn new_not_weighed(&mut self, basis: &Basis) -> Option<String> {
-        let is_new = self.memory.not_weighed.as_deref() != basis.not_weighed();
-        self.memory.not_weighed = basis.not_weighed().map(str::to_owned);
-        self.memory.not_weighed.clone().filter(|_| is_new)
+    fn new_not_weighed(&mut self, now: Option<String>) -> Option<String> {
+        let is_new = self.memory.not_weighed != now;
+        self.memory.not_weighed.clone_from(&now);
+        now.filter(|_| is_new)
     }
 
     /// Pins, and adds events for what was moved and skipped.

@@ -135,7 +135,7 @@ impl Engine {
                     Some(merging) => policy.plan_measured(&input, || merging),
                     None => policy.plan(&input),
                 };
-                plan.reasons.extend(basis.not_weighed.clone());
+                plan.reasons.extend(basis.not_weighed(policy).map(str::to_owned));
                 Arc::new(plan)
             })
         })??;
@@ -250,8 +250,9 @@ pub(super) struct Basis {
 }
 
 impl Basis {
-    pub(super) fn not_weighed(&self) -> Option<&str> {
-        self.not_weighed.as_deref()
+    /// Why other shared frames count than those that are to, for a policy that goes by them.
+    pub(super) fn not_weighed(&self, policy: Policy) -> Option<&str> {
+        self.not_weighed.as_deref().filter(|_| policy.goes_by_sharing())
     }
 
     pub(super) fn input<'b>(&'b self, limits: &'b PlanLimits) -> PlanInput<'b> {

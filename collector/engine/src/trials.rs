@@ -128,13 +128,14 @@ impl TrialRunner {
     }
 
     /// Takes a round and the policy's plan for it; `placed` was in force when the affinities of `vms` were read, and
-    /// `input` has the limits. A dry run changes nothing and only reports.
+    /// `input` has the limits. `shared` has all that they share, whatever of it counts. A dry run changes nothing and only
+    /// reports.
     #[expect(clippy::too_many_arguments, reason = "one round has as many parts")]
     pub(super) fn round(
         &mut self,
         at: Moment,
         round: u64,
-        vms: &[Vm],
+        (vms, shared): (&[Vm], &SharingMatrix),
         placed: &Assignment,
         input: PlanInput<'_>,
         plan: &Arc<Plan>,
@@ -158,7 +159,7 @@ impl TrialRunner {
             round,
             members: &members,
             matrix,
-            measured: input.measured_matrix(),
+            measured: shared,
             topology,
             here: &here,
             placed,

@@ -2,7 +2,8 @@
 //! the content of pages.
 //!
 //! # Method `merged`
-//! Definitions are those of [`huddle_model::matrix`]. It reads page tables, once, and changes nothing. The scan has
+//! Definitions are those of [`huddle_model::matrix`]. It reads page tables, once, and changes nothing, unless it is to
+//! find out what VMs read ([`reads`]). The scan has
 //! two phases, each on all threads:
 //! 1. [`page_tables`] copies page tables where the kernel allows it; otherwise [`gather`] reads `/proc/PID/pagemap`.
 //!    A page that is alone on its frame (it can be written in a private mapping; bit 56 of a pagemap) is only counted:
@@ -66,7 +67,7 @@ use self::page_tables::{KeptTables, Trouble};
 pub use self::processes::UnmeasuredVm;
 use self::processes::{Process, Processes, Reads};
 pub use self::reads::ReadSettings;
-use self::reads::{Cleared, ReadFrames};
+use self::reads::{Cleared, Pauses, ReadFrames, not_in_pagemap};
 use self::sort::{Gathered, Sorter};
 use self::zero::ZeroFrames;
 use huddle_host::stages::StageError;
@@ -150,6 +151,9 @@ pub enum SharingError {
     },
 }
 
+/// Why pagemap is read where that was asked for, as one clause.
+const CONFIGURED: &str = "it was configured";
+
 /// Measures what VMs share by the frames they map.
 ///
 /// No state is kept between scans.
@@ -162,6 +166,7 @@ pub struct MergedScan {
     tables: Arc<KeptTables>,
     /// `None` where it is not measured what VMs read.
     reads: Option<ReadSettings>,
+    pauses: Pauses,
 }
 
 impl MergedScan {
@@ -175,6 +180,7 @@ impl MergedScan {
             read_by: ReadBy::PageTables,
             tables: Arc::default(),
             reads: None,
+            pauses: Pauses::default(),
         }
     }
 
@@ -227,7 +233,10 @@ impl MergedScan {
                 what: format!("all VMs together have more than {MAX_PROCESSES} processes"),
             });
         }
-        let cleared = self.reads.map(|settings| Cleared::of(settings, &self.root, vms, &processes.all));
+        let cleared = self.reads.map(|settings| match self.can_read_tables() {
+            Ok(()) => Cleared::of(settings, &self.pauses, &self.root, vms, &processes.all),
+            Err(reason) => Cleared::nothing(settings, vms.len(), &not_in_pagemap(&reason)),
+        });
         if let Some(cleared) = &cleared {
             std::thread::sleep(cleared.window());
         }
@@ -290,7 +299,7 @@ impl MergedScan {
             let of_read = Counting { vm_of, huge: &huge, ..counting };
             let gathered = gathered.iter().map(|gathered| &gathered.read_buckets);
             let read = of_read.of(gathered, &read_units, self.threads).into_iter().reduce(Counted::and);
-            cleared.counted(read.unwrap_or_else(none), &counted.frames, &reading)
+            cleared.counted(read.unwrap_or_else(none), &counted.frames, &reading, &processes.all)
         });
         let Counted { pages, frames: shared, sets, rest } = counted;
         for (vm, pages) in counts.iter_mut().zip(pages) {
@@ -321,6 +330,17 @@ impl MergedScan {
         Ok(Measurement { zero_pages, matrix, ..measured })
     }
 
+    /// Whether page tables are read, as far as it is known before.
+    ///
+    /// # Errors
+    /// Why they are not, as one clause.
+    fn can_read_tables(&self) -> Result<(), String> {
+        match self.read_by {
+            ReadBy::PageTables => self.tables.open(&self.root, self.threads),
+            ReadBy::Pagemap => Err(CONFIGURED.to_owned()),
+        }
+    }
+
     /// Reads the pages of all processes, by page tables where that is possible.
     fn gather(
         &self,
@@ -342,7 +362,7 @@ impl MergedScan {
                     reason
                 }
             },
-            ReadBy::Pagemap => "it was configured".to_owned(),
+            ReadBy::Pagemap => CONFIGURED.to_owned(),
         };
         let units = Units::new(processes, sorter);
         let gathered = in_threads(self.threads.get().min(units.len()), || units.work());

@@ -1,23 +1,28 @@
 //! What VMs read of their memory. The processor sets the accessed bit of a page table's entry when it uses it; here the bits
 //! of all pages of a process are cleared (`/proc/PID/clear_refs`), and the scan after a window reads them again.
 //!
-//! Clearing takes about 0.1 us a page, and needs `mmap_lock`: the process can map no memory meanwhile. The kernel's
-//! reclaim takes pages whose bits were cleared for unused until they are used again. So it is done only where it was asked
-//! for, and the next clearing has to wait until a share of a CPU is kept ([`ReadSettings::cpu_share`]).
+//! Clearing takes some 20 to 120 ns a page of the whole process, with `mmap_lock` held for writing: the process can map no
+//! memory meanwhile, and page faults that need the lock wait. The kernel's reclaim takes pages whose bits were cleared for
+//! unused until they are used again. So it is done only where it was asked for and page tables are read, and the next
+//! clearing has to wait until a share of a CPU is kept ([`ReadSettings::cpu_share`]).
 //!
 //! What is not seen:
 //! - reads of a guest that runs in KVM: its processor walks second-level page tables, which have accessed bits of their own.
 //!   `clear_refs` leaves these alone (`clear_refs_pte_range` in fs/proc/task_mmu.c, Linux 6.18);
 //! - reads of hugetlbfs, whose bits it does not clear either;
-//! - reads through an entry that is still in a TLB, which is not flushed: until the thread is switched out, or for some
-//!   milliseconds where little is used.
+//! - reads through an entry that is still in a TLB, which is not flushed. It stays there until others take its place: where
+//!   the processor tags entries (PCID) also while other threads run.
+//!
+//! What is seen and was no read: a page that KSM merged, or that the kernel mapped around another, within the window, whose
+//! new entry has the bit from the beginning.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use huddle_host::discover::holds_kvm;
+use huddle_host::discover::any_holds_kvm;
 use huddle_host::{HostError, HostRoot};
 use huddle_model::matrix::{FrameReading, ReadBy, SharedGroups, SharedReads};
 use huddle_model::vm::{MemoryKind, Vm, VmmKind};
@@ -28,8 +33,7 @@ use crate::count::Counted;
 use crate::of_stayed;
 use crate::processes::Process;
 
-/// How long VMs run between clearing and reading by default: long enough for every thread to have been switched out, and
-/// what is not read in this time is not kept in a cache.
+/// How long VMs run between clearing and reading by default: what is not read in this time is hardly kept in a cache.
 const WINDOW_MS: u32 = 100;
 
 /// Whether and how it is measured what VMs read.
@@ -47,34 +51,76 @@ impl Default for ReadSettings {
     }
 }
 
+/// When accessed bits were cleared last, and when they may be again. Shared by all clones of a scan, so that no error and
+/// no shorter interval of rounds gets around it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pauses(Arc<Mutex<Option<Instant>>>);
+
+impl Pauses {
+    /// How long clearing has to wait.
+    fn left(&self) -> Duration {
+        let due = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()))
+    }
+
+    fn wait_for(&self, pause: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_add(pause);
+    }
+}
+
 /// Accessed bits that were cleared.
 #[derive(Debug)]
 pub(crate) struct Cleared {
     settings: ReadSettings,
     /// By position of the VM: why its reads are not seen, as one clause; `None` where they are.
     unavailable: Vec<Option<String>>,
-    /// Processor time that it took.
-    cpu_time: Duration,
+    /// Least time from this clearing to the next.
+    least_interval: Duration,
 }
 
 impl Cleared {
-    /// Clears the accessed bits of all processes whose reads can be seen.
-    pub(crate) fn of(settings: ReadSettings, root: &HostRoot, vms: &[Vm], processes: &[Process]) -> Self {
-        let begun = thread_cpu_time();
-        let mut unavailable: Vec<Option<String>> =
-            vms.iter().map(|vm| unseen(vm).map(str::to_owned)).collect();
-        for process in processes {
-            let (vm, kind) = (process.vm, vms[process.vm].vmm);
-            if unavailable[vm].is_none() {
-                unavailable[vm] = clear_process(root, process, kind).err();
-            }
+    /// Clears the accessed bits of all processes whose reads can be seen, if that may be done again.
+    pub(crate) fn of(
+        settings: ReadSettings,
+        pauses: &Pauses,
+        root: &HostRoot,
+        vms: &[Vm],
+        processes: &[Process],
+    ) -> Self {
+        let left = pauses.left();
+        if !left.is_zero() {
+            let why = format!(
+                "accessed bits are cleared again in {:.1} s, so that it takes no more than the cpu_share that was given",
+                left.as_secs_f64()
+            );
+            return Self { least_interval: left, ..Self::nothing(settings, vms.len(), &why) };
         }
-        Self { settings, unavailable, cpu_time: thread_cpu_time().saturating_sub(begun) }
+        let begun = thread_cpu_time();
+        let unseen = |(at, vm): (usize, &Vm)| {
+            let own: Vec<&Process> = processes.iter().filter(|process| process.vm == at).collect();
+            clear_vm(root, vm, &own).err()
+        };
+        let unavailable = vms.iter().enumerate().map(unseen).collect();
+        let cpu_time = thread_cpu_time().saturating_sub(begun);
+        // A day is longer than any pause is worth, and no overflow.
+        const DAY_S: f64 = 86_400.0;
+        let least_interval =
+            Duration::from_secs_f64((cpu_time.as_secs_f64() / settings.cpu_share.get()).min(DAY_S));
+        pauses.wait_for(least_interval.saturating_sub(cpu_time));
+        Self { settings, unavailable, least_interval }
     }
 
-    /// How long VMs run before the bits are read.
+    /// Of so many VMs whose reads are not seen, all for one reason.
+    pub(crate) fn nothing(settings: ReadSettings, vms: usize, why: &str) -> Self {
+        Self { settings, unavailable: vec![Some(why.to_owned()); vms], least_interval: Duration::ZERO }
+    }
+
+    /// How long VMs run before the bits are read; not at all where none is seen.
     pub(crate) fn window(&self) -> Duration {
-        Duration::from_millis(self.settings.window_ms.into())
+        match self.unavailable.iter().all(Option::is_some) {
+            true => Duration::ZERO,
+            false => Duration::from_millis(self.settings.window_ms.into()),
+        }
     }
 
     /// Whether reads of the VM at this position are seen, as far as it is known now.
@@ -83,24 +129,40 @@ impl Cleared {
     }
 
     /// What was read, if only page tables were; `counted` has the frames that were read, `shared` those that are shared.
-    pub(crate) fn counted(self, counted: Counted, shared: &[Vec<u64>], reading: &FrameReading) -> ReadFrames {
-        let Self { settings, mut unavailable, cpu_time } = self;
+    pub(crate) fn counted(
+        self,
+        counted: Counted,
+        shared: &[Vec<u64>],
+        reading: &FrameReading,
+        processes: &[Process],
+    ) -> ReadFrames {
+        let Self { settings, mut unavailable, least_interval } = self;
         if let (ReadBy::Pagemap, reason) = (reading.by, reading.reason.as_deref().unwrap_or("they cannot be"))
         {
-            unavailable
-                .fill(Some(format!("accessed bits are in page tables, which were not read: {reason}")));
+            unavailable.fill(Some(not_in_pagemap(reason)));
+        }
+        // One that seemed to have ended and has not.
+        for process in processes.iter().filter(|process| !process.is_gone() && !process.is_cleared()) {
+            unavailable[process.vm]
+                .get_or_insert_with(|| format!("accessed bits of process {} were not cleared", process.id));
         }
         let Counted { mut frames, sets, rest, .. } = counted;
-        // A page that changed between reading its entry and its pagemap.
         let mut exceeds = false;
-        for (read, shared) in frames.iter_mut().flatten().zip(shared.iter().flatten()) {
-            exceeds |= *read > *shared;
-            *read = (*read).min(*shared);
+        for (i, (read, shared)) in frames.iter_mut().zip(shared).enumerate() {
+            for (read, shared) in read.iter_mut().zip(shared).skip(i + 1) {
+                // A page that changed between reading its entry and its pagemap.
+                exceeds |= *read > *shared;
+                *read = (*read).min(*shared);
+            }
         }
         let groups = (!exceeds).then(|| SharedGroups::of(sets, rest));
-        let least_interval = cpu_time.div_f64(settings.cpu_share.get());
         ReadFrames { frames, groups, window_ms: settings.window_ms, unavailable, least_interval }
     }
+}
+
+/// Why nothing is seen where pagemap is read, as one clause.
+pub(crate) fn not_in_pagemap(reason: &str) -> String {
+    format!("accessed bits are in page tables, which are not read: {reason}")
 }
 
 /// The frames that VMs read together.
@@ -146,19 +208,30 @@ fn unseen(vm: &Vm) -> Option<&'static str> {
     }
 }
 
+/// Clears the bits of all processes of a VM.
+///
 /// # Errors
-/// Why reads of this process are not seen, as one clause.
-fn clear_process(root: &HostRoot, process: &Process, kind: VmmKind) -> Result<(), String> {
-    let pid = process.id.id;
+/// Why reads of this VM are not seen, as one clause.
+fn clear_vm(root: &HostRoot, vm: &Vm, processes: &[&Process]) -> Result<(), String> {
+    if let Some(why) = unseen(vm) {
+        return Err(why.to_owned());
+    }
     // Of the emulator it is known that it holds none.
-    if kind != VmmKind::QemuTcg {
-        match holds_kvm(root, pid) {
+    if vm.vmm != VmmKind::QemuTcg {
+        let pids: Vec<i32> = processes.iter().map(|process| process.id.id).collect();
+        match any_holds_kvm(root, &pids) {
             Ok(false) => {}
             Ok(true) => return Err(IN_KVM.to_owned()),
-            Err(error) if error.is_gone() => return Ok(()),
             Err(error) => return Err(format!("whether it runs in KVM is not known: {error}")),
         }
     }
+    processes.iter().try_for_each(|process| clear_process(root, process))
+}
+
+/// # Errors
+/// Why reads of this process are not seen, as one clause.
+fn clear_process(root: &HostRoot, process: &Process) -> Result<(), String> {
+    let pid = process.id.id;
     let path = root.proc(format!("{pid}/clear_refs"));
     let mut options = OpenOptions::new();
     let file = options.write(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits()).open(&path);

@@ -270,7 +270,7 @@ impl TryFrom<u32> for ReadWindow {
     fn try_from(window_ms: u32) -> Result<Self, String> {
         match window_ms {
             1..=60_000 => Ok(Self(window_ms)),
-            _ => Err(format!("{window_ms} is not a window of milliseconds: expected 1 to 60000")),
+            _ => Err(format!("a window of {window_ms} ms; expected 1 to 60000 ms")),
         }
     }
 }

@@ -25,9 +25,6 @@ use super::config::{Config, VmTarget, unknown_user};
 use super::failure::Failure;
 use crate::doctor::{Finding, core_scheduling};
 
-/// As messages name it.
-const READS: &str = "--weigh read, or [sharing] weigh = \"read\",";
-
 /// Flags and config, resolved.
 pub(crate) struct Context {
     pub(crate) root: HostRoot,
@@ -37,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) policy: Policy,
     /// Which shared frames count.
     pub(crate) weigh: Weigh,
+    /// Whether a flag asks for those that are read.
+    asks_for_reads: bool,
     /// What is counted, by flags and config.
     pub(crate) counters: CounterChoice,
     /// The affinity of Xen's vCPUs that is meant.
@@ -119,6 +118,7 @@ impl Context {
             xen_affinity,
             policy: common.policy.or(config.policy).unwrap_or(Policy::Paper),
             weigh,
+            asks_for_reads: common.weigh == Some(Weigh::Read),
             state_dir,
             config,
             config_text,
@@ -175,12 +175,10 @@ impl Context {
             seed: HostClock.now_unix_us(),
         };
         let method = method.unwrap_or(self.backend.default_method());
-        if self.weigh == Weigh::Read && method != Method::Merged {
-            let why = format!(
-                "{} with method {method}: what VMs read is known by frames, that is with method merged",
-                READS
-            );
-            return Err(Failure::usage(anyhow::anyhow!(why)));
+        if self.asks_for_reads && method == Method::Content {
+            return Err(Failure::usage(anyhow::anyhow!(
+                "--weigh read needs method merged: what VMs read is known by frames, not by contents"
+            )));
         }
         let mut vms = self.vms()?;
         if vms.is_empty() {
@@ -226,7 +224,7 @@ impl Context {
             Some(vms) => self.policy.plan_measured(&input, || process_ksm::merging(&self.root, vms)),
             None => self.policy.plan(&input),
         };
-        plan.reasons.extend(why_not);
+        plan.reasons.extend(why_not.filter(|_| self.policy.goes_by_sharing()));
         if measured.is_some() {
             plan.reasons.extend(self.backend.plan_notes());
         }

@@ -35,8 +35,12 @@ pub fn trials() -> Vec<Trial> {
 /// Pages of a test.
 const PAGES: usize = 16_000;
 
+const WINDOW_MS: u32 = 1000;
+
 fn measure(vms: &[Vm]) -> Measurement {
-    let found = MergedScan::new(HostRoot::real()).with_reads(ReadSettings::default()).measure(vms).unwrap();
+    // Long enough for a busy machine.
+    let settings = ReadSettings { window_ms: WINDOW_MS, ..ReadSettings::default() };
+    let found = MergedScan::new(HostRoot::real()).with_reads(settings).measure(vms).unwrap();
     check_reading(&found, ReadBy::PageTables);
     found
 }
@@ -66,7 +70,7 @@ fn reads_of_a_quarter() {
     let vms = [vm("first", first.pid(), &[map]), vm("second", second.pid(), &[map])];
     let found = measure(&vms);
     assert_eq!(found.matrix.shared_frames(0, 1), Some(PAGES as u64));
-    assert_eq!(found.matrix.read_window_ms(), Some(100));
+    assert_eq!(found.matrix.read_window_ms(), Some(WINDOW_MS));
     let Some(read) = read(&found) else { return };
     assert!(is_near(read, quarter, PAGES), "{read} of {PAGES}, expected {quarter}");
     let group = &found.matrix.read_groups().unwrap().groups()[0];
@@ -75,9 +79,20 @@ fn reads_of_a_quarter() {
     let tenth = ReadSettings { cpu_share: Share::try_from(0.1).unwrap(), window_ms: 1 };
     let scan = MergedScan::new(HostRoot::real()).with_reads(tenth);
     let least_interval = scan.measure(&vms).unwrap().least_interval;
-    // 32,000 pages, at 10 ns to 10 us each.
-    let expected = Duration::from_millis(3)..Duration::from_secs(3);
-    assert!(expected.contains(&least_interval), "{least_interval:?}");
+    assert!(
+        least_interval > Duration::ZERO && least_interval < Duration::from_secs(60),
+        "{least_interval:?}"
+    );
+    // Also where another measurement comes too early.
+    let hundredth = ReadSettings { cpu_share: Share::try_from(1e-300).unwrap(), window_ms: 1 };
+    let scan = MergedScan::new(HostRoot::real()).with_reads(hundredth);
+    assert_eq!(scan.measure(&vms).unwrap().least_interval, Duration::from_secs(86_400), "a day at most");
+    let early = scan.measure(&vms).unwrap();
+    assert_eq!(
+        (early.matrix.shared_frames(0, 1), early.matrix.shared_frames_read(0, 1)),
+        (Some(PAGES as u64), None)
+    );
+    assert!(early.matrix.reads_unavailable(0).unwrap().contains("cleared again in"));
     let without = MergedScan::new(HostRoot::real()).measure(&vms).unwrap();
     assert_eq!((without.least_interval, without.matrix.read_window_ms()), (Duration::ZERO, None));
     assert_eq!(without.matrix.shared_frames(0, 1), Some(PAGES as u64));
@@ -134,7 +149,7 @@ fn reads_that_are_not_seen() {
     let by_pagemap = MergedScan::new(HostRoot::real()).with_read_by(ReadBy::Pagemap);
     let found = by_pagemap.with_reads(ReadSettings::default()).measure(&vms).unwrap();
     let reason = found.matrix.reads_unavailable(0).unwrap();
-    assert!(reason.contains("page tables, which were not read: it was configured"), "{reason}");
+    assert!(reason.contains("page tables, which are not read: it was configured"), "{reason}");
 }
 
 /// Pairs that share much and read little, and pairs that share less and read it all.
@@ -151,7 +166,7 @@ fn plans_go_by_what_is_read() {
     let tenants = [("a", of(2, 0, 2)), ("b", of(3, 0, 3)), ("c", of(4, 1, 2)), ("d", of(5, 1, 3))];
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("reads.toml");
-    std::fs::write(&config, "[sharing]\nread_window_ms = 50\n").unwrap();
+    std::fs::write(&config, "[sharing]\nread_window_ms = 1000\n").unwrap();
     let topology = dir.path().join("two-caches.json");
     let two = r#"{"domains":[{"id":0,"cpus":[0,1]},{"id":1,"cpus":[2,3]}]}"#;
     std::fs::write(&topology, two).unwrap();
@@ -181,7 +196,7 @@ fn plans_go_by_what_is_read() {
         println!("reads are not seen: {}", matrix["read_by_reason"]);
         return;
     }
-    assert_eq!(matrix["read_window_ms"], 50);
+    assert_eq!(matrix["read_window_ms"], 1000);
     let cell = |of: &str, i: usize, j: usize| matrix[of][i][j].as_u64().unwrap() as usize;
     assert!(cell("shared_frames", 0, 1) >= cold && cell("shared_frames", 0, 1) > cell("shared_frames", 0, 2));
     assert!(cell("shared_frames_read", 0, 2) >= hot * 99 / 100, "{matrix}");

@@ -130,7 +130,7 @@ pub enum MatrixFileError {
     FileFramesAlone,
     /// Some of what belongs to reads is missing.
     #[error(
-        "the matrix has one of shared_frames_read and read_window_ms, or no shared_frames, of which they are a part"
+        "the matrix has some of what belongs to shared_frames_read, and not all: it needs read_window_ms and shared_frames, of which they are a part"
     )]
     HalfOfReads,
     /// Groups that are none of its shared frames.
@@ -448,7 +448,7 @@ impl SharingMatrix {
             (Some(frames), Some(window_ms)) => {
                 Some(ReadParts { frames, groups: file.shared_groups_read, window_ms, unavailable })
             }
-            (None, None) => None,
+            (None, None) if file.shared_groups_read.is_none() => None,
             _ => return Err(MatrixFileError::HalfOfReads),
         };
         let vms = file.vms.into_iter().map(FileVm::into_vm).collect::<Result<Vec<_>, _>>()?;

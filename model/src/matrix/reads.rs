@@ -146,11 +146,16 @@ impl SharingMatrix {
         let mut part = self.clone();
         part.reads = None;
         part.weigh = Weigh::Read;
-        let used = |vm: usize| self.vms[vm].memory.map_or(0, |memory| memory.frames_used);
         let cells = Arc::make_mut(&mut part.cells);
         for (i, row) in reads.frames.iter().enumerate() {
-            cells.rate[i] = row.iter().map(|frames| ratio(*frames, used(i))).collect();
+            for (j, read) in row.iter().enumerate() {
+                // What is not shared has a rate of 0 already, and what is read is at most what is shared.
+                let shared = self.shared_frames(i, j).unwrap_or(0);
+                cells.rate[i][j] *= ratio(*read, shared);
+            }
         }
+        // Those of the rates of all shared frames.
+        (cells.rate_error, cells.rate_ci95) = (None, None);
         cells.shared_frames = Some(reads.frames.clone());
         cells.groups.clone_from(&reads.groups);
         // Which of the frames that are read are of the page cache is not counted.
@@ -213,6 +218,7 @@ mod tests {
         let by_reads = matrix.of_reads().unwrap();
         assert_eq!(by_reads.shared_frames(0, 2), Some(40));
         assert_eq!((by_reads.rate(0, 1), by_reads.rate(2, 0)), (0.025, 0.2));
+        assert_eq!((by_reads.weigh(), matrix.weigh()), (Weigh::Read, Weigh::All));
         assert_eq!(by_reads.shared_groups().unwrap().groups().len(), 2);
         assert_eq!((by_reads.read_window_ms(), matrix.read_window_ms()), (None, Some(100)));
         let part = matrix.part(&[0, 2]);

@@ -16,7 +16,8 @@ pub struct WhatIf {
     pub moves: usize,
 }
 
-/// The plan of `policy`, by the shared frames that `weigh` says, for the matrix and the topology of `round`. `before` is its plan of the previous
+/// The plan of `policy`, by the shared frames that `weigh` says, for the matrix and the topology of
+/// `round`. `before` is its plan of the previous
 /// round; without one VMs are where they were found.
 pub fn what_if(policy: Policy, weigh: Weigh, round: &Round, before: Option<&Plan>) -> Availability<WhatIf> {
     let (matrix, topology) = match (&round.matrix, &round.topology) {
@@ -45,7 +46,7 @@ pub fn what_if(policy: Policy, weigh: Weigh, round: &Round, before: Option<&Plan
     let merging = || MergingState::of(&round.vms, round.ksm.clone(), |_| None);
     let (weighed, why_not) = matrix.to_plan_by(weigh);
     let mut plan = policy.plan_measured(&PlanInput::new(&weighed, topology, &limits), merging);
-    plan.reasons.extend(why_not);
+    plan.reasons.extend(why_not.filter(|_| policy.goes_by_sharing()));
     let place_now = |name: &str, vcpu: u32| {
         let at = matrix.vms().iter().position(|vm| vm.name == name)?;
         limits[at].current.get(vcpu as usize).copied().flatten()

@@ -42,7 +42,7 @@ pub use self::complete::{GuestThread, complete_vcpus, complete_vcpus_on_host};
 use self::memory::MemoryCache;
 use self::monitors::Monitors;
 use self::processes::Processes;
-pub use self::scan::holds_kvm;
+pub use self::scan::any_holds_kvm;
 use self::vcpu_limits::HostCpus;
 use crate::limits::Limits;
 use crate::maps::FlagSource;

@@ -134,13 +134,23 @@ pub(crate) fn without_heirs(
     (left, notes)
 }
 
-/// Whether a process holds a VM of KVM now.
+/// Whether one of these processes of a VM holds a VM of KVM now. Those that have ended hold none.
 ///
 /// # Errors
-/// Its descriptors cannot be read, or there are more than are looked at.
-pub fn holds_kvm(root: &HostRoot, pid: i32) -> Result<bool, HostError> {
+/// Descriptors cannot be read, there are more than are looked at, or that takes longer than a VM may.
+pub fn any_holds_kvm(root: &HostRoot, pids: &[i32]) -> Result<bool, HostError> {
     let limits = Limits::default();
-    Ok(kvm_descriptors(root, pid, &limits, Budget::of_round(&limits).vm())?.vms() > 0)
+    let time = Budget::of_round(&limits).vm();
+    for pid in pids {
+        match kvm_descriptors(root, *pid, &limits, time) {
+            Ok(kvm) if kvm.vms() > 0 => return Ok(true),
+            Ok(_) => {}
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
+        }
+        time.check()?;
+    }
+    Ok(false)
 }
 
 fn kvm_descriptors(

@@ -165,6 +165,8 @@ pub(super) fn matrix(
     }
 }
 
+const NO_REASON: &str = "the recording does not say why";
+
 /// What of the shared frames was read; `None` where that was not measured. The groups of VMs that read the same frames are
 /// not recorded.
 fn reads(pairs: &Pairs, rows: &[VmRow]) -> Option<ReadParts> {
@@ -172,10 +174,17 @@ fn reads(pairs: &Pairs, rows: &[VmRow]) -> Option<ReadParts> {
     let n = pairs.vms.len();
     let reason = |name: &str| rows.iter().find(|row| row.vm == name)?.reads_unavailable.clone();
     let mut unavailable: Vec<Option<String>> = pairs.vms.iter().map(|(name, _)| reason(name)).collect();
-    for PairCells { vm, other, shared_frames_read, .. } in &pairs.cells {
-        // Rows of a damaged segment are missing.
-        if shared_frames_read.is_none() && unavailable[*vm].is_none() && unavailable[*other].is_none() {
-            unavailable[*vm] = Some("the recording does not say why".to_owned());
+    // Rows of a damaged segment are missing. First the VMs of which nothing is known, then one of each pair that is left.
+    let unknown = |cells: &&PairCells| cells.shared_frames_read.is_none();
+    let is_of = |cells: &&PairCells, vm: usize| cells.vm == vm || cells.other == vm;
+    for (vm, unavailable) in unavailable.iter_mut().enumerate() {
+        if pairs.cells.iter().filter(|cells| is_of(cells, vm)).all(|cells| unknown(&cells)) {
+            unavailable.get_or_insert_with(|| NO_REASON.to_owned());
+        }
+    }
+    for PairCells { vm, other, .. } in pairs.cells.iter().filter(unknown) {
+        if unavailable[*vm].is_none() && unavailable[*other].is_none() {
+            unavailable[*vm] = Some(NO_REASON.to_owned());
         }
     }
     let is_seen = |vm: usize, other: usize| unavailable[vm].is_none() && unavailable[other].is_none();

@@ -426,8 +426,8 @@ mod tests {
         let (_, round) = rebuilt(|rows| rows.vms.iter_mut().for_each(|row| row.reads_unavailable = None));
         let matrix = round.matrix.value().unwrap();
         assert_eq!(matrix.shared_frames(0, 1), original.matrix.value().unwrap().shared_frames(0, 1));
-        assert_eq!(matrix.shared_frames_read(0, 2), None);
-        assert!(matrix.reads_unavailable(0).unwrap().contains("does not say why"));
+        assert_eq!((matrix.shared_frames_read(0, 1), matrix.shared_frames_read(0, 2)), (Some(101), None));
+        assert!(matrix.reads_unavailable(2).unwrap().contains("does not say why"));
     }
 
     #[test]

@@ -292,7 +292,10 @@ impl Thread<'_> {
     /// Reads pages by pagemap, which tells pages of the page cache from others.
     fn pages_by_pagemap(&mut self, span: &Span, page: u64, pages: u64) {
         let region = Region { first_page: page, pages, ..span.region };
-        self.error = self.by_pagemap(&region).err();
+        // What went wrong before must not be hidden.
+        if self.error.is_none() {
+            self.error = self.by_pagemap(&region).err();
+        }
     }
 
     /// Entries of anonymous memory, all of which are in memory and may not be written: what sorting would do.

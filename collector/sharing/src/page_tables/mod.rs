@@ -71,6 +71,25 @@ impl KeptTables {
         Self { of_test: true, ..Self::default() }
     }
 
+    /// Finds out whether page tables can be read, if that is not known.
+    ///
+    /// # Errors
+    /// Why they cannot, as one clause.
+    pub(crate) fn open(&self, root: &HostRoot, threads: NonZeroUsize) -> Result<(), String> {
+        #[cfg(test)]
+        if self.of_test {
+            return Ok(());
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        self.opened(&mut kept, root, threads.get()).tables.as_ref().map(drop).map_err(String::clone)
+    }
+
+    fn opened<'k>(&self, kept: &'k mut Option<Kept>, root: &HostRoot, threads: usize) -> &'k mut Kept {
+        let of_before = kept.take().filter(|kept| kept.threads >= threads || kept.tables.is_err());
+        let open = || Kept { threads, tables: PageTables::open(root, &self.access, threads) };
+        kept.insert(of_before.unwrap_or_else(open))
+    }
+
     /// Reads the pages of all processes.
     ///
     /// # Errors
@@ -89,9 +108,7 @@ impl KeptTables {
         }
         // Held through the scan: the threads of two scans would write to the same output.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_before = kept.take().filter(|kept| kept.threads >= threads || kept.tables.is_err());
-        let open = || Kept { threads, tables: PageTables::open(root, &self.access, threads) };
-        let kept = kept.insert(of_before.unwrap_or_else(open));
+        let kept = self.opened(&mut kept, root, threads);
         let gathered = match &kept.tables {
             Ok(tables) => gather_with(tables, root, processes, sorter, threads),
             Err(reason) => Err(Trouble::Unavailable(reason.clone())),

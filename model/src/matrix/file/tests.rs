@@ -122,6 +122,48 @@ fn measured() -> impl Strategy<Value = SharingMatrix> {
     })
 }
 
+#[test]
+fn reads_that_cannot_be_are_refused() {
+    let vms = |unseen: &str| {
+        let vm = |name: &str, more: &str| format!("{{\"name\":\"{name}\"{more}}}");
+        format!("[{},{}]", vm("a", ""), vm("b", unseen))
+    };
+    let read = |vms: &str, rest: &str| {
+        let json = format!(
+            "{{\"schema\":\"huddle/matrix/1\",\"vms\":{vms},\"shared_frames\":[[0,9],[9,0]],\"rate\":[[0,0.5],[0.5,0]]{rest}}}"
+        );
+        SharingMatrix::from_file_text(&json).map(|matrix| matrix.shared_frames_read(0, 1))
+    };
+    let (plain, in_kvm) = (vms(""), vms(",\"reads_unavailable\":\"it runs in KVM\""));
+    let of = |cells: &str| format!(",\"read_window_ms\":100,\"shared_frames_read\":{cells}");
+    assert_eq!(read(&plain, &of("[[0,4],[4,0]]")), Ok(Some(4)));
+    assert_eq!(read(&in_kvm, &of("[[0,null],[null,null]]")), Ok(None));
+    let groups = ",\"shared_groups_read\":{\"groups\":[{\"vms\":[0,1],\"frames\":5}]}";
+    for (vms, rest, word) in [
+        (&plain, of("[[0,10],[10,0]]"), "no more frames that are read"),
+        (&plain, of("[[0,4],[5,0]]"), "both ways"),
+        (&plain, of("[[0,null],[null,0]]"), "reads_unavailable"),
+        (&in_kvm, of("[[0,4],[4,0]]"), "null"),
+        (&plain, of("[[0,4]]"), "not square"),
+        (&plain, of("[[0,4],[4,0]]") + groups, "5 frames"),
+        (&plain, ",\"read_window_ms\":100".to_owned(), "go together"),
+        (&plain, groups.to_owned(), "go together"),
+    ] {
+        let error = read(vms, &rest).unwrap_err().to_string();
+        assert!(error.contains(word), "{rest}: {error}");
+    }
+    // Rates are known without the memory of VMs, and stay so.
+    let json = format!(
+        "{{\"schema\":\"huddle/matrix/1\",\"vms\":{plain},\"shared_frames\":[[0,9],[9,0]],\"rate\":[[0,0.5],[0.2,0]]{}}}",
+        of("[[0,3],[3,0]]")
+    );
+    let matrix: SharingMatrix = serde_json::from_str(&json).unwrap();
+    let by_reads = matrix.of_reads().unwrap();
+    assert!(
+        (by_reads.rate(0, 1) - 0.5 / 3.0).abs() < 1e-12 && (by_reads.rate(1, 0) - 0.2 / 3.0).abs() < 1e-12
+    );
+}
+
 proptest! {
     #[test]
     fn writing_and_reading_agree(matrix in measured()) {
