@@ -130,7 +130,7 @@ pub enum MatrixFileError {
     FileFramesAlone,
     /// Some of what belongs to reads is missing.
     #[error(
-        "the matrix has some of what belongs to shared_frames_read, and not all: it needs read_window_ms and shared_frames, of which they are a part"
+        "the matrix has a part of what belongs together: shared_frames_read, read_window_ms and shared_frames (shared_groups_read may be left out)"
     )]
     HalfOfReads,
     /// Groups that are none of its shared frames.

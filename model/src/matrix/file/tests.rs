@@ -146,8 +146,8 @@ fn reads_that_cannot_be_are_refused() {
         (&in_kvm, of("[[0,4],[4,0]]"), "null"),
         (&plain, of("[[0,4]]"), "not square"),
         (&plain, of("[[0,4],[4,0]]") + groups, "5 frames"),
-        (&plain, ",\"read_window_ms\":100".to_owned(), "go together"),
-        (&plain, groups.to_owned(), "go together"),
+        (&plain, ",\"read_window_ms\":100".to_owned(), "belongs together"),
+        (&plain, groups.to_owned(), "belongs together"),
     ] {
         let error = read(vms, &rest).unwrap_err().to_string();
         assert!(error.contains(word), "{rest}: {error}");
