@@ -236,7 +236,7 @@ pub(crate) struct SharingSettings {
     /// [default: `all`]
     weigh: Option<Weigh>,
     /// With `weigh = "read"`: least time between clearing an accessed bit and reading it again, in milliseconds, up to 60000.
-    /// [default: 100]
+    /// [default: 1000]
     read_window_ms: Option<ReadWindow>,
     /// Most processor time, as a share of one CPU: with `content`; and with `weigh = "read"` for clearing accessed bits, for
     /// which rounds wait. [default: 0.5, and 0.05 for clearing]
