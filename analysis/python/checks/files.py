@@ -116,6 +116,10 @@ def check_old_readers(fleet, readers, has_spark):
                 f"  print(table, end=' ')\n{body}\n"
                 "for table, (files, column) in json.loads(sys.argv[1]).items():\n"
                 "  read(table, files, column)\n"
+                # Threads of a reader (daft 0.6.0) may crash while Python ends, after everything was read.
+                "sys.stdout.flush()\n"
+                "import os\n"
+                "os._exit(0)\n"
             )
         asked = {table: (files, COLUMNS.get(table, "round")) for table, files in tables.items()}
         lines = old_reader(name, readers, code, json.dumps(asked)).split("\n")
