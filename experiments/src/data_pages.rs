@@ -204,8 +204,7 @@ mod tests {
 
     use huddle_guest::chase::PAGE_BYTES;
     use huddle_host::HostRoot;
-    use huddle_model::cpuset::CpuSet;
-    use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, VmmKind};
+    use huddle_model::vm::{GuestRegion, MemoryKind, TaskId};
 
     use super::*;
 
@@ -230,19 +229,8 @@ mod tests {
         std::fs::write(root.proc(format!("{PID}/pagemap")), table).unwrap();
         let process = TaskId { id: PID, start_ticks: 1 };
         let end = pages * PAGE_BYTES as u64;
-        Vm {
-            name: "vm".into(),
-            id: process.into(),
-            uuid: None,
-            vmid: None,
-            owner: None,
-            vmm: VmmKind::Process,
-            vcpus: Vec::new(),
-            memory: vec![GuestRegion { process: Some(process), start: 0, end, kind: MemoryKind::Mergeable }],
-            allowed_cpus: CpuSet::new(),
-            left_out: Vec::new(),
-            cannot_merge: Vec::new(),
-        }
+        let memory = vec![GuestRegion { process: Some(process), start: 0, end, kind: MemoryKind::Mergeable }];
+        Vm::of_process("vm", process, memory)
     }
 
     #[test]

@@ -224,6 +224,23 @@ pub struct Vm {
 }
 
 impl Vm {
+    /// A process that counts as a VM, with this memory and no vCPUs.
+    pub fn of_process(name: impl Into<String>, process: TaskId, memory: Vec<GuestRegion>) -> Self {
+        Self {
+            name: name.into(),
+            id: process.into(),
+            uuid: None,
+            vmid: None,
+            owner: None,
+            vmm: VmmKind::Process,
+            vcpus: Vec::new(),
+            memory,
+            left_out: Vec::new(),
+            allowed_cpus: CpuSet::default(),
+            cannot_merge: Vec::new(),
+        }
+    }
+
     /// The process that holds it, for a cgroup the first one; `None` for a domain of Xen.
     pub fn process(&self) -> Option<TaskId> {
         self.id.process()

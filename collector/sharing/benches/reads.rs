@@ -10,8 +10,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use huddle_host::{HostRoot, task};
-use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm};
 use huddle_sharing::content::Share;
 use huddle_sharing::{MergedScan, ReadSettings};
 use huddle_testing::figures::spread;
@@ -76,17 +75,6 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
 
 fn vm(pid: i32, start: u64, end: u64) -> Vm {
     let process = task::process(&HostRoot::real(), pid).unwrap().id;
-    Vm {
-        name: format!("reader{pid}"),
-        id: process.into(),
-        uuid: None,
-        vmid: None,
-        owner: None,
-        vmm: VmmKind::Process,
-        vcpus: Vec::new(),
-        memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }],
-        allowed_cpus: CpuSet::default(),
-        left_out: Vec::new(),
-        cannot_merge: Vec::new(),
-    }
+    let memory = vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }];
+    Vm::of_process(format!("reader{pid}"), process, memory)
 }

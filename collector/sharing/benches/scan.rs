@@ -21,9 +21,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use huddle_host::{HostRoot, task};
-use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::ReadBy;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm};
 use huddle_sharing::{Measurement, MergedScan};
 use huddle_testing::figures::spread;
 use huddle_testing::ksm;
@@ -269,19 +268,7 @@ fn vm(pid: i32, start: u64, pages: usize, shared: usize, by: By) -> Vm {
     let end = start + (pages * PAGE) as u64;
     let mut memory = vec![region(start, middle, shared_kind), region(middle, end, MemoryKind::Anonymous)];
     memory.retain(|region| region.len_bytes() > 0);
-    Vm {
-        name: format!("tenant{pid}"),
-        id: VmId::Process(process),
-        uuid: None,
-        vmid: None,
-        owner: None,
-        vmm: VmmKind::Process,
-        vcpus: Vec::new(),
-        memory,
-        allowed_cpus: CpuSet::default(),
-        left_out: Vec::new(),
-        cannot_merge: Vec::new(),
-    }
+    Vm::of_process(format!("tenant{pid}"), process, memory)
 }
 
 /// Maps memory, writes a different word to each page (the same in each tenant of a group for shared pages),

@@ -11,7 +11,7 @@ use huddle_sharing::{Measurement, MergedScan};
 use libtest_mimic::Trial;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use crate::tenant::{Tenant, process_vm};
+use crate::tenant::Tenant;
 use crate::trial;
 use huddle_testing::ksm::Ksm;
 use huddle_testing::memory::page_bytes;
@@ -223,7 +223,7 @@ fn own_memory(process: TaskId, start: usize, pages: usize) -> Vm {
     let end = (start + pages * page_bytes()) as u64;
     let region =
         GuestRegion { process: Some(process), start: start as u64, end, kind: MemoryKind::Anonymous };
-    process_vm("own", process, vec![region])
+    Vm::of_process("own", process, vec![region])
 }
 
 fn unmap(start: usize, pages: usize) {

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use huddle_host::limits::Limits;
 use huddle_host::maps::{maps_text, parse_maps};
 use huddle_host::{HostRoot, task};
-use huddle_model::vm::{GuestRegion, MemoryKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm};
 use huddle_sharing::Measurement;
 use huddle_testing::memory::{Fork, huge};
 use huddle_testing::output::say;
@@ -20,7 +20,6 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, mmap_anonymous};
 
 use crate::map::{Map, PAGE, vm};
 use crate::reference::{assert_is_reference, measure, memory};
-use crate::tenant::process_vm;
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -116,7 +115,7 @@ fn split_huge_pages() {
     assert_eq!(shared(&check(&[map], &child)), (frames, 0));
     // The same twice in one VM.
     let parent = vm("parent", std::process::id() as i32, &[map]);
-    let both = process_vm(
+    let both = Vm::of_process(
         "both",
         parent.process().unwrap(),
         [parent.memory, vm("child", child.pid(), &[map]).memory].concat(),
@@ -377,7 +376,7 @@ fn whole_processes() {
                 (Some(_), true) => MemoryKind::SharedFile,
             },
         });
-        process_vm(["first", "second"][at], process, memory.collect())
+        Vm::of_process(["first", "second"][at], process, memory.collect())
     });
     let found = measure(&vms);
     assert_is_reference(&found, &vms);

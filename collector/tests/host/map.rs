@@ -9,8 +9,6 @@ use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vm};
 use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect};
 
-use crate::tenant::process_vm;
-
 pub const PAGE: usize = 4096;
 
 /// A mapping of this process that children inherit; it is never unmapped.
@@ -87,5 +85,5 @@ impl Map {
 /// A process with these mappings as a VM.
 pub fn vm(name: &str, pid: i32, maps: &[Map]) -> Vm {
     let process = task::process(&HostRoot::real(), pid).unwrap().id;
-    process_vm(name, process, maps.iter().map(|map| map.region(process)).collect())
+    Vm::of_process(name, process, maps.iter().map(|map| map.region(process)).collect())
 }

@@ -11,7 +11,7 @@ use huddle_sharing::{MergedScan, frames_visible};
 use libtest_mimic::Trial;
 
 use crate::reference::{assert_is_reference, check_reading, measure, memory, reference, scans};
-use crate::tenant::{Tenant, process_vm};
+use crate::tenant::Tenant;
 use crate::trial;
 use huddle_testing::ksm::Ksm;
 use huddle_testing::memory::{Fork, huge, huge_page_pages, page_bytes};
@@ -172,7 +172,7 @@ fn forks_with_huge_pages() {
             kind: MemoryKind::Anonymous,
         };
         // Two regions, with a border within the first huge page.
-        process_vm(name, process, vec![region(0, border), region(border, bytes)])
+        Vm::of_process(name, process, vec![region(0, border), region(border, bytes)])
     };
     for (written, shared) in
         [(&[][..], all), (&[0], all - 1), (&[5], all - 1), (&[0, huge, huge + 1, 4 * huge - 1], all - 4)]

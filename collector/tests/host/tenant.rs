@@ -12,8 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use huddle_host::{HostRoot, task};
-use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm};
 use huddle_testing::memory::{mergeable, page_bytes};
 use nix::sys::signal::Signal;
 use nix::unistd::ForkResult;
@@ -68,7 +67,7 @@ impl Tenant {
     fn vm_of(&self, name: &str, pid: i32) -> Vm {
         let process = task::process(&HostRoot::real(), pid).unwrap().id;
         let (start, end) = (self.start, self.start + self.pages * page_bytes() as u64);
-        process_vm(
+        Vm::of_process(
             name,
             process,
             vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }],
@@ -142,21 +141,4 @@ pub fn run(spec: &str) -> ! {
         std::io::stdout().flush().unwrap();
     }
     std::process::exit(0)
-}
-
-/// A process as a VM with this memory.
-pub fn process_vm(name: &str, process: TaskId, memory: Vec<GuestRegion>) -> Vm {
-    Vm {
-        name: name.to_owned(),
-        id: process.into(),
-        uuid: None,
-        vmid: None,
-        owner: None,
-        vmm: VmmKind::Process,
-        vcpus: Vec::new(),
-        memory,
-        allowed_cpus: CpuSet::default(),
-        left_out: Vec::new(),
-        cannot_merge: Vec::new(),
-    }
 }

@@ -1,15 +1,19 @@
 //! Reading and writing matrices: the JSON `huddle/matrix/1`; tables of text are read by [`super::csv`].
 
+mod error;
+mod reads;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use self::error::MatrixFileError;
+pub use self::reads::ReadParts;
 use super::csv::{self, MatrixFile};
-use super::{
-    BadGroups, Cells, FrameReading, MatrixVm, MemoryUse, Method, ReadBy, SharedGroups, SharedReads,
-    SharingMatrix, Weigh,
-};
+use super::{Cells, FrameReading, MatrixVm, MemoryUse, Method, ReadBy, SharedGroups, SharingMatrix, Weigh};
 use crate::id::{Owner, TaskId, Uuid, VmId, VmKind, XenDomainId};
 use crate::page_size::PageSize;
 
@@ -25,126 +29,6 @@ const RATE_TOLERANCE: f64 = 0.005;
 
 /// The number of 4 KiB frames, the smallest there are, in a physical address space of 52 bits.
 const MAX_FRAMES: u64 = 1 << 40;
-
-/// A matrix file that cannot be used; each message names the position and the offending text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MatrixFileError {
-    /// Neither valid JSON nor CSV.
-    #[error("not a matrix: {0}")]
-    Syntax(String),
-    /// JSON with another schema.
-    #[error("the schema is {0:?}, expected \"huddle/matrix/1\"")]
-    Schema(String),
-    /// No VM in it.
-    #[error("the matrix names no VM")]
-    Empty,
-    /// A VM named twice.
-    #[error("two VMs of the matrix are named {0:?}; names must differ")]
-    DuplicateName(String),
-    /// A VM without a name.
-    #[error("VM {0} of the matrix has no name")]
-    NoName(usize),
-    /// Rows and columns differ in number.
-    #[error("the matrix is not square: {what} has {found} cells for {expected} VMs")]
-    NotSquare {
-        /// The row or table.
-        what: String,
-        /// Its number of cells.
-        found: usize,
-        /// Number of VMs.
-        expected: usize,
-    },
-    /// The first column does not repeat the header.
-    #[error(
-        "row {row} is for VM {found:?}, but column {row} is for {expected:?}; rows and columns must have the same order"
-    )]
-    RowName {
-        /// Row number from 1.
-        row: usize,
-        /// Name in the first column.
-        found: String,
-        /// Name in the header.
-        expected: String,
-    },
-    /// A cell that is not a rate.
-    #[error("the cell of {row:?} and {column:?} is {text:?}; expected {expected}")]
-    Cell {
-        /// VM of the row.
-        row: String,
-        /// VM of the column.
-        column: String,
-        /// The text of the cell.
-        text: String,
-        /// The expected text.
-        expected: &'static str,
-    },
-    /// The cells may be percentages or fractions.
-    #[error(
-        "{0}, so it is unclear whether its cells are percentages or fractions: write a % sign after each percentage"
-    )]
-    Unit(&'static str),
-    /// What is wrong in a table of text, with its position.
-    #[error("line {line}, column {column}: {source}")]
-    At {
-        /// Line of the file, from 1.
-        line: u64,
-        /// Field of the line, from 1.
-        column: usize,
-        /// What is wrong.
-        source: Box<MatrixFileError>,
-    },
-    /// More vCPUs than a VM can have.
-    #[error("VM {name:?} of the matrix has {vcpus} vCPUs, expected {MAX_VCPUS} at most")]
-    Vcpus {
-        /// Name of the VM.
-        name: String,
-        /// Its number of vCPUs.
-        vcpus: u32,
-    },
-    /// Figures of a VM that contradict each other.
-    #[error("{figure} of VM {name:?} is {value}, expected at most its {limit} ({most})")]
-    Memory {
-        /// Name of the VM.
-        name: String,
-        /// The figure.
-        figure: &'static str,
-        /// Its value.
-        value: u64,
-        /// The figure that bounds it.
-        limit: &'static str,
-        /// Its value.
-        most: u64,
-    },
-    /// A figure of the measurement that cannot be.
-    #[error("{figure} of the matrix is {value}, expected {expected}")]
-    Measurement {
-        /// The figure.
-        figure: &'static str,
-        /// Its value, as text.
-        value: String,
-        /// The values that can be.
-        expected: &'static str,
-    },
-    /// Shared frames of the page cache without shared frames.
-    #[error("the matrix has shared_file_frames and no shared_frames, of which they are a part")]
-    FileFramesAlone,
-    /// Some of what belongs to reads is missing.
-    #[error(
-        "the matrix has a part of what belongs together: shared_frames_read, read_window_ms and shared_frames (shared_groups_read may be left out)"
-    )]
-    HalfOfReads,
-    /// Groups that are none of its shared frames.
-    #[error("shared_groups of the matrix: {0}")]
-    Groups(#[from] BadGroups),
-    /// One end of the intervals without the other.
-    #[error("the matrix has one of rate_low and rate_high; give both or none")]
-    HalfAnInterval,
-    /// Some of a measured VM's figures are missing.
-    #[error(
-        "VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages"
-    )]
-    PartialMemory(String),
-}
 
 #[derive(Deserialize)]
 struct FileVm {
@@ -211,19 +95,6 @@ pub struct MatrixParts {
     pub frame_reading: Option<FrameReading>,
     /// What of the shared frames was read; `None` where that was not measured.
     pub reads: Option<ReadParts>,
-}
-
-/// What of the shared frames was read, before it is checked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReadParts {
-    /// Frames that both VMs of a pair read; `None` where reads of one of them are not seen.
-    pub frames: Vec<Vec<Option<u64>>>,
-    /// The sets of VMs that read the same frames; `None` where only pairs were counted.
-    pub groups: Option<SharedGroups>,
-    /// Least time between clearing an accessed bit and reading it again, in milliseconds.
-    pub window_ms: u32,
-    /// By VM: why its reads are not seen, as one clause.
-    pub unavailable: Vec<Option<String>>,
 }
 
 impl FileVm {
@@ -558,32 +429,6 @@ impl SharingMatrix {
             None => Ok(matrix),
         }
     }
-
-    /// The same with reads, which are checked.
-    fn try_with_reads(self, parts: ReadParts) -> Result<Self, MatrixFileError> {
-        let ReadParts { frames, groups, window_ms, unavailable } = parts;
-        check_square("shared_frames_read", &frames, self.len())?;
-        let Some(shared) = &self.cells.shared_frames else { return Err(MatrixFileError::HalfOfReads) };
-        for (i, j) in (0..self.len()).flat_map(|i| (0..self.len()).map(move |j| (i, j))) {
-            let is_unseen = unavailable[i].is_some() || unavailable[j].is_some();
-            let expected = match frames[i][j] {
-                _ if frames[i][j] != frames[j][i] => "the same number of frames that are read both ways",
-                None if !is_unseen => "a number, or reads_unavailable of one of the VMs",
-                Some(_) if is_unseen => "null, as reads of one of the VMs are unavailable",
-                Some(read) if read > shared[i][j] => "no more frames that are read than shared frames",
-                _ => continue,
-            };
-            let text = frames[i][j].map_or_else(|| "null".to_owned(), |frames| frames.to_string());
-            return Err(cell(&self.vms, i, j, text, expected));
-        }
-        let known: Vec<Vec<u64>> =
-            frames.iter().map(|row| row.iter().map(|frames| frames.unwrap_or(0)).collect()).collect();
-        if let Some(groups) = &groups {
-            let names: Vec<&str> = self.vms.iter().map(|vm| vm.name.as_str()).collect();
-            groups.check(&names, &known)?;
-        }
-        Ok(self.with_reads(SharedReads::new(&known, groups, window_ms, unavailable)))
-    }
 }
 
 fn cell(vms: &[MatrixVm], i: usize, j: usize, text: String, expected: &'static str) -> MatrixFileError {
@@ -666,6 +511,3 @@ fn check_square<T>(what: &str, rows: &[Vec<T>], expected: usize) -> Result<(), M
         None => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -116,6 +116,13 @@ impl SharingMatrix {
         self.reads.as_ref().filter(|reads| reads.is_known(i, j)).map(|reads| reads.frames[i][j])
     }
 
+    /// Share (0 to 1) of VM `i`'s used frames that VM `j` maps too and both read within the window; `None` like
+    /// [`Self::shared_frames_read`].
+    pub fn read_rate(&self, i: usize, j: usize) -> Option<f64> {
+        // What is not shared has a rate of 0, and what is read is at most what is shared.
+        Some(self.rate(i, j) * ratio(self.shared_frames_read(i, j)?, self.shared_frames(i, j)?))
+    }
+
     /// Least time between clearing an accessed bit and reading it again, in milliseconds; `None` if reads were not measured.
     pub fn read_window_ms(&self) -> Option<u32> {
         self.reads.as_ref().map(|reads| reads.window_ms)
@@ -147,12 +154,9 @@ impl SharingMatrix {
         part.reads = None;
         part.weigh = Weigh::Read;
         let cells = Arc::make_mut(&mut part.cells);
-        for (i, row) in reads.frames.iter().enumerate() {
-            for (j, read) in row.iter().enumerate() {
-                // What is not shared has a rate of 0 already, and what is read is at most what is shared.
-                let shared = self.shared_frames(i, j).unwrap_or(0);
-                cells.rate[i][j] *= ratio(*read, shared);
-            }
+        for (i, row) in cells.rate.iter_mut().enumerate() {
+            // Reads of all of them are seen.
+            row.iter_mut().enumerate().for_each(|(j, rate)| *rate = self.read_rate(i, j).unwrap_or(0.0));
         }
         // Those of the rates of all shared frames.
         (cells.rate_error, cells.rate_ci95) = (None, None);

@@ -124,11 +124,7 @@ impl Sharing {
     pub(crate) fn rate(&self, matrix: &SharingMatrix, i: usize, j: usize) -> Option<f64> {
         match self.weigh {
             Weigh::All => Some(matrix.rate(i, j)),
-            Weigh::Read => {
-                let used = matrix.vms()[i].memory?.frames_used;
-                let read = matrix.shared_frames_read(i, j)?;
-                Some(if used == 0 { 0.0 } else { read as f64 / used as f64 })
-            }
+            Weigh::Read => matrix.read_rate(i, j),
         }
     }
 

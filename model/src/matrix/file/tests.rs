@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::matrix::{SampledContents, SharedGroup};
+use crate::matrix::{SampledContents, SharedGroup, SharedReads};
 
 #[test]
 fn bad_json_is_rejected_with_its_position() {
