@@ -17,7 +17,7 @@ use huddle_model::vm::Vm;
 use huddle_xen::toolstack::XenError;
 
 pub use self::domain::DomainMemory;
-pub use self::process::ProcessMemory;
+pub use self::process::{ProcessMemory, RegionFrames};
 use crate::guest::GuestData;
 
 /// The second and the last word of a page's first node: noise that no two pages have in common, and
@@ -114,10 +114,46 @@ impl DataPages {
     /// # Errors
     /// The memory of a VM cannot be read.
     pub fn find(memory: &mut dyn VmMemory, vms: &[Vm], data: &[GuestData]) -> Result<Self, CannotRead> {
-        let mut keys: BTreeMap<u64, HashMap<Key, usize>> = BTreeMap::new();
+        Self::find_copy(memory, vms, data, false)
+    }
+
+    /// The number of the frame of each page of `data` in the memory of `vms`, or of each VM's own copy of it.
+    ///
+    /// # Errors
+    /// The memory of a VM cannot be read, or a page of it was not found.
+    pub fn frames(
+        memory: &mut dyn VmMemory,
+        vms: &[Vm],
+        data: &[GuestData],
+        own: bool,
+    ) -> Result<Vec<Vec<u64>>, CannotRead> {
+        let found = Self::find_copy(memory, vms, data, own)?;
+        found.check_found(vms)?;
+        let of_vm = |(vm, pages): (&Vm, &Vec<Vec<u64>>)| {
+            // What is there more than once is on one frame, or was copied by a guest's kernel: the first is as good.
+            let addresses = pages.iter().filter_map(|at| at.first()).map(|at| (vm, *at));
+            let frames = memory.frames(&addresses.collect::<Vec<_>>())?;
+            let known: Vec<u64> = frames.iter().copied().flatten().collect();
+            if known.len() < pages.len() {
+                let (vm, found, pages) = (vm.name.clone(), known.len(), pages.len());
+                return Err(CannotRead::NotFound { vm, found, pages });
+            }
+            Ok(known)
+        };
+        vms.iter().zip(&found.addresses).map(of_vm).collect()
+    }
+
+    fn find_copy(
+        memory: &mut dyn VmMemory,
+        vms: &[Vm],
+        data: &[GuestData],
+        own: bool,
+    ) -> Result<Self, CannotRead> {
+        let mut keys: BTreeMap<(u64, Option<u64>), HashMap<Key, usize>> = BTreeMap::new();
         let mut found = Self::default();
         for (vm, data) in vms.iter().zip(data) {
-            let pages = keys.entry(data.seed).or_insert_with(|| page_keys(data));
+            let own_seed = own.then_some(data.own_seed);
+            let pages = keys.entry((data.seed, own_seed)).or_insert_with(|| page_keys(data, own_seed));
             let mut addresses = vec![Vec::new(); pages.len()];
             memory.each_page(vm, &mut |address, node| {
                 if let Some(page) = pages.get(&key_of(node)) {
@@ -182,10 +218,13 @@ impl DataPages {
     }
 }
 
-/// The key of each page of the data, and which page it is.
-fn page_keys(data: &GuestData) -> HashMap<Key, usize> {
+/// The key of each page of the data, or of the copy that is set apart by a seed, and which page it is.
+fn page_keys(data: &GuestData, own_seed: Option<u64>) -> HashMap<Key, usize> {
     let mut words = vec![0; data.kib as usize * 1024 / size_of::<u64>()];
     chase::fill(&mut words, data.seed);
+    if let Some(seed) = own_seed {
+        chase::set_apart(&mut words, seed);
+    }
     words
         .chunks(PAGE_WORDS)
         .enumerate()
@@ -278,6 +317,12 @@ mod tests {
         found.addresses[1][5] = vec![PAGE_BYTES as u64];
         let shared = found.shared(&mut ProcessMemory::new(&root), &vms).unwrap();
         assert_eq!((shared[0][1], found.is_all_of(&shared)), (6, false));
+        let frames = DataPages::frames(&mut ProcessMemory::new(&root), &vms, &[data; 3], false).unwrap();
+        assert_eq!(frames[2], (103..111).collect::<Vec<u64>>());
+        let own = DataPages::frames(&mut ProcessMemory::new(&root), &vms, &[data; 3], true).unwrap();
+        assert_eq!(own[0], (111..119).collect::<Vec<u64>>());
+        let other = [GuestData { own_seed: 9, ..data }; 3];
+        assert!(DataPages::frames(&mut ProcessMemory::new(&root), &vms, &other, true).is_err());
         let nowhere = HostRoot::at(&dir.path().join("none"));
         assert!(DataPages::find(&mut ProcessMemory::new(&nowhere), &vms, &[data; 3]).is_err());
     }

@@ -1,5 +1,5 @@
-//! The demonstration: stand-in VMs in groups that hold the same data, which start in the worst placement and
-//! report how fast they read, and `huddle top` on them.
+//! The demonstration: stand-in VMs in groups that hold the same data and report how fast they read, and `huddle top` on
+//! them, where they start in the worst placement; or stand-ins alone, for commands that a user gives.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ const BURST_READS: u64 = 50_000;
 const IDLE_US_A_VM: u64 = 150;
 const LIMITS: TimeLimits = TimeLimits { ready: Duration::from_secs(60), answer: Duration::from_secs(20) };
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+/// Name of the socket for reports, in a directory of its own.
+const SOCKET: &str = "reports";
 
 /// What to show.
 #[derive(Clone, Debug)]
@@ -54,6 +56,27 @@ pub enum DemoError {
     /// The host failed.
     #[error("{0}: {1}")]
     Host(&'static str, std::io::Error),
+    /// The configuration file cannot be written.
+    #[error("cannot write {}: {source}; name a new file in a directory that you may write to", path.display())]
+    Config {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What of a configuration file of huddle names the stand-ins.
+#[derive(serde::Serialize)]
+struct Config<'a> {
+    report_socket: &'a Path,
+    vm: Vec<ConfigVm<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct ConfigVm<'a> {
+    name: &'a str,
+    pid: i32,
 }
 
 impl Demo {
@@ -66,9 +89,9 @@ impl Demo {
         let root = HostRoot::real();
         // Without a choice of caches there is still sharing to show.
         let topology = topology::read(&root, None).ok();
-        let mut guests = self.start(topology.as_ref())?;
+        let mut guests = self.start(topology.as_ref(), true)?;
         let dir = tempdir()?;
-        let socket = dir.join("reports");
+        let socket = dir.join(SOCKET);
         let mut top = Command::new(&self.huddle);
         // The stand-ins have narrow affinities from here, to begin in the worst placement.
         top.args(["top", "--ksm-run", "--override-bindings", "--trial", "reported"]);
@@ -93,7 +116,32 @@ impl Demo {
         shown.map_err(|error| DemoError::Host("cannot run huddle top", error))
     }
 
-    fn start(&self, topology: Option<&Topology>) -> Result<Vec<ChildGuest>, DemoError> {
+    /// Starts the stand-ins, where the kernel wants them, writes a configuration file of huddle that names them to the new
+    /// file `config`, and keeps them until `interrupt`.
+    ///
+    /// # Errors
+    /// A stand-in cannot be started, or the file cannot be written.
+    pub fn keep(&self, config: &Path, interrupt: &Interrupt) -> Result<(), DemoError> {
+        let topology = topology::read(&HostRoot::real(), None).ok();
+        let mut guests = self.start(topology.as_ref(), false)?;
+        let dir = tempdir()?;
+        let socket = dir.join(SOCKET);
+        let kept = write_config(config, &guests, &socket).map(|()| {
+            let reports = UnixDatagram::unbound();
+            let mut reported = vec![0; guests.len()];
+            while interrupt.sleep(REPORT_INTERVAL).is_ok() && !guests.is_empty() {
+                if let Ok(reports) = &reports {
+                    report(&mut guests, &mut reported, reports, &socket);
+                }
+            }
+            // It names processes that no longer exist.
+            let _ = std::fs::remove_file(config);
+        });
+        let _ = std::fs::remove_dir_all(&dir);
+        kept
+    }
+
+    fn start(&self, topology: Option<&Topology>, are_apart: bool) -> Result<Vec<ChildGuest>, DemoError> {
         let kib = topology
             .and_then(|topology| topology.domains().iter().filter_map(|domain| domain.size_bytes).min())
             .map_or(DATA_KIB, |bytes| (bytes / 1024 * 3 / 4) & !3);
@@ -116,7 +164,7 @@ impl Demo {
                 limits: LIMITS,
                 interrupt: Interrupt::default(),
             };
-            guests.push(match domains.get(member % domains.len().max(1)) {
+            guests.push(match domains.get(member % domains.len().max(1)).filter(|_| are_apart) {
                 Some(domain) => placed(&domain.cpus, || spec.start())?,
                 None => spec.start()?,
             });
@@ -130,6 +178,22 @@ impl Demo {
         }
         Ok(guests)
     }
+}
+
+/// Writes the file at once, when all of it is there: who waits for it can use it.
+fn write_config(path: &Path, guests: &[ChildGuest], socket: &Path) -> Result<(), DemoError> {
+    let vm = guests.iter().map(|guest| ConfigVm { name: guest.name(), pid: guest.pid() }).collect();
+    let cannot = |source| DemoError::Config { path: path.to_owned(), source };
+    let text = toml::to_string(&Config { report_socket: socket, vm });
+    let text = text.map_err(|error| cannot(std::io::Error::other(error)))?;
+    let text = format!("# Stand-ins of huddle-demo, for as long as it runs.\n{text}");
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let file = tempfile::NamedTempFile::new_in(dir).map_err(cannot)?;
+    std::fs::write(file.path(), text).map_err(cannot)?;
+    file.persist_noclobber(path).map(drop).map_err(|error| cannot(error.error))
 }
 
 /// Calls `start` on these CPUs: a child inherits the affinity of the thread that starts it.

@@ -4,6 +4,7 @@
 //! that alternate in seeded, randomised blocks. Its statistics are pure functions of what was
 //! measured; everything that changes the host goes through the journal of `huddle-host`.
 
+pub mod access_stream;
 pub mod data_pages;
 pub mod demo;
 pub mod frame;

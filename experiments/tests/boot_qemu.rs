@@ -2,31 +2,18 @@
 //! qemu` are needed; a test that misses them says that it is skipped.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod boot_support;
+
+use std::path::Path;
 use std::time::Duration;
 
-use huddle_experiments::guest::qemu::{Accelerator, PROGRAM, QemuGuestSpec};
+use boot_support::image;
+use huddle_experiments::guest::qemu::{Accelerator, QemuGuestSpec};
 use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Reader, TimeLimits};
 use huddle_experiments::interrupt::Interrupt;
 use huddle_guest::chase;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// The images beside the test's own programs, in `target/guests`.
-fn image() -> Option<PathBuf> {
-    let target = Path::new(env!("CARGO_BIN_EXE_huddle-standin")).ancestors().nth(2).unwrap();
-    let missing = match huddle_experiments::images::find(&target.join("guests"), "cloud") {
-        Ok(image) if Command::new(PROGRAM).arg("--version").output().is_ok() => return Some(image),
-        Ok(_) => format!("{PROGRAM} is missing"),
-        Err(why) => why,
-    };
-    // Not a macro of printing: the harness catches those.
-    assert!(std::env::var_os("CI").is_none(), "CI must not skip this: {missing}");
-    std::io::stderr().write_all(format!("skipped: {missing}\n").as_bytes()).unwrap();
-    None
-}
 
 #[test]
 fn a_vm_reads_what_it_says_and_shows_its_console_when_it_dies() {
@@ -39,6 +26,7 @@ fn a_vm_reads_what_it_says_and_shows_its_console_when_it_dies() {
         memory_mib: 128,
         vcpus: 1,
         console: dir.path().join("console.log"),
+        plugin: None,
         limits: TimeLimits { ready: Duration::from_secs(180), answer: Duration::from_secs(30) },
         interrupt: Interrupt::default(),
     };

@@ -92,6 +92,66 @@ fn by_reads_pairs_are_together_that_read_the_same_and_by_bulk_those_that_share_m
     assert!(ratio["value"].as_f64().unwrap() > 0.0 && ratio["n"] == 2, "{ratio}");
 }
 
+/// Two caches of 384 KiB, in which one data set of 256 KiB fits and two do not.
+fn small_machine(dir: &Path) -> String {
+    let path = dir.join("small.toml");
+    let text = "name = \"small\"\ndomains = 2\nsize_bytes = 393216\nways = 16\nreplacement = \"lru\"\n";
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// What [`small_machine`] misses of rings: next to nothing where partners are together, and all where they are not.
+fn assert_simulated(summary: &serde_json::Value) {
+    let simulated = &summary["simulated"];
+    assert_eq!((&simulated["model"]["name"], &simulated["origin"]), (&"small".into(), &"known_reads".into()));
+    let misses = |arm: &str| simulated["arms"][arm]["median"].as_f64().unwrap();
+    assert!(misses("recommended") < 200.0, "{}", simulated["arms"]);
+    for arm in ["opposed", "not_merged", "not_merged_opposed"] {
+        assert!(misses(arm) > 700.0, "{arm}: {}", simulated["arms"]);
+    }
+    // Of misses there is no ratio where frames lie so well that all of the data fits.
+    let ratio = &simulated["time_ratios"]["opposed_over_recommended"];
+    assert!(ratio["ci95"][0].as_f64().unwrap() > 2.0, "{ratio}");
+    assert!(simulated["verdict"].as_str().unwrap().starts_with("simulated, of 1000 reads"));
+}
+
+#[test]
+fn simulated_caches_miss_what_does_not_fit_and_are_beside_what_is_timed() {
+    if is_skipped() {
+        return;
+    }
+    let _lock = ksm::lock();
+    let dir = tempfile::tempdir().unwrap();
+    let before = settings();
+    let machine = small_machine(dir.path());
+    let options = ["--repetitions", "6", "--simulate", &machine, "--simulated-fold", "1"];
+    let Some(summary) = finished(command(dir.path(), &options)) else { return };
+    assert_eq!(settings(), before);
+    assert_simulated(&summary);
+    assert_eq!(summary["blocks"].as_array().unwrap().len(), 6);
+    assert!(summary["ratios"]["opposed_over_recommended"]["value"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_host_with_one_cache_simulates_another_and_says_that_it_times_nothing() {
+    if is_skipped() {
+        return;
+    }
+    let _lock = ksm::lock();
+    let dir = tempfile::tempdir().unwrap();
+    let machine = small_machine(dir.path());
+    let command =
+        command(dir.path(), &["--repetitions", "6", "--simulate", &machine, "--simulated-fold", "1"]);
+    let mut confined = Command::new("taskset");
+    confined.args(["-c", "0"]).arg(command.get_program()).args(command.get_args());
+    confined.env("HUDDLE_HOST_LOCK", dir.path().join("host"));
+    let Some(summary) = finished(confined) else { return };
+    assert_simulated(&summary);
+    assert!(summary["untimed"].as_str().unwrap().contains("share one cache"), "{}", summary["untimed"]);
+    assert!(summary["verdict"].as_str().unwrap().starts_with("nothing was timed: "));
+    assert_eq!((&summary["blocks"], &summary["arms"]), (&serde_json::json!([]), &serde_json::json!({})));
+}
+
 #[test]
 fn an_interrupted_run_leaves_nothing_behind() {
     if is_skipped() {
@@ -180,6 +240,12 @@ fn wrong_usage_ends_with_two() {
         &["microbench", "--preset", "best"],
         &["microbench", "--spec", "/nonexistent/spec.toml"],
         &["microbench", "--data-kib", "3"],
+        &["microbench", "--untimed"],
+        &["microbench", "--simulate", "/nonexistent/machine.toml"],
+        &["microbench", "--simulate", "paper", "--guest", "qemu", "--simulated-fold", "8"],
+        &["microbench", "--simulate", "paper", "--guest", "xen"],
+        &["microbench", "--simulate", "paper", "--guest", "qemu", "--simulated-order", "random"],
+        &["web", "--simulate", "paper"],
         &["nothing"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_huddle-experiment")).args(args).output().unwrap();

@@ -158,7 +158,7 @@ fn sampled_beside_all() {
                 })
             };
             let all = counts(Sampling::ALL);
-            let samples: Vec<_> = (0..SAMPLES).map(|seed| counts(Sampling { fold: FOLD, seed })).collect();
+            let samples: Vec<_> = (0..SAMPLES).map(|seed| counts(Sampling::by_seed(FOLD, seed))).collect();
             for (placement, (all_misses, all_accesses)) in all.into_iter().enumerate() {
                 // A few kept sets say nothing about so few.
                 if all_misses < 10_000.0 {

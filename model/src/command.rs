@@ -23,12 +23,14 @@ pub enum LoopCommand {
     },
     /// Stop recording.
     StopRecording,
+    /// Write the last minutes, which the loop keeps in memory, as a recording of their own.
+    SaveLast,
 }
 
 impl LoopCommand {
     /// Whether it is about the recording, and so nothing to the engine.
     pub fn is_for_recording(&self) -> bool {
-        matches!(self, Self::StartRecording { .. } | Self::StopRecording)
+        matches!(self, Self::StartRecording { .. } | Self::StopRecording | Self::SaveLast)
     }
 
     /// The confirmation to show before it changes the host; `None` if it does not.
@@ -39,7 +41,7 @@ impl LoopCommand {
                 Some(format!("Plan with policy {policy}, and pin accordingly if the loop pins?"))
             }
             Self::Restore => Some("Undo every change?".into()),
-            Self::DryRun | Self::StartRecording { .. } | Self::StopRecording => None,
+            Self::DryRun | Self::StartRecording { .. } | Self::StopRecording | Self::SaveLast => None,
         }
     }
 }

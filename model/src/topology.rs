@@ -79,6 +79,20 @@ impl From<CacheDomain> for FileDomain {
     }
 }
 
+/// How the cache of a domain is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheSets {
+    /// The domain.
+    pub domain: DomainId,
+    /// Lines in a set; `None` if unknown.
+    #[serde(default)]
+    pub ways: Option<u32>,
+    /// Bytes of a line; `None` if unknown.
+    #[serde(default)]
+    pub line_bytes: Option<u32>,
+}
+
 /// The JSON of a topology, before it is checked.
 #[derive(Deserialize)]
 struct File {
@@ -92,6 +106,8 @@ struct File {
     #[serde(default)]
     by_node: bool,
     #[serde(default)]
+    sets: Vec<CacheSets>,
+    #[serde(default)]
     notes: Vec<String>,
 }
 
@@ -104,6 +120,7 @@ impl Topology {
             cores: fact.cores.clone(),
             classes: fact.classes.clone(),
             by_node: fact.by_node,
+            sets: fact.sets.clone(),
             notes: fact.notes.clone(),
         })
     }
@@ -115,6 +132,7 @@ impl TryFrom<File> for Topology {
     fn try_from(file: File) -> Result<Self, TopologyError> {
         let topology = Self::new(file.level, file.domains)?;
         let topology = topology.with_cores(file.cores).with_classes(file.classes).with_notes(file.notes);
+        let topology = topology.with_sets(file.sets);
         Ok(Self { by_node: file.by_node, ..topology })
     }
 }
@@ -135,6 +153,9 @@ pub struct Topology {
     /// Whether the domains are NUMA nodes, since no shared cache is known.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     by_node: bool,
+    /// How the caches are divided; empty if unknown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sets: Vec<CacheSets>,
     /// What was inferred about the domains, one sentence each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
@@ -209,7 +230,7 @@ impl Topology {
             }
         }
         let (cores, classes, notes) = (Vec::new(), CoreClasses::default(), Vec::new());
-        Ok(Self { level, domains, cores, classes, by_node: false, notes })
+        Ok(Self { level, domains, cores, classes, by_node: false, sets: Vec::new(), notes })
     }
 
     /// The same with cores: the CPUs of each (SMT siblings), disjoint.
@@ -225,6 +246,12 @@ impl Topology {
         let classes = classes.within(&self.cpus());
         let classes = if classes.len() > 1 { classes } else { CoreClasses::default() };
         Self { classes, ..self }
+    }
+
+    /// The same with how the caches of its domains are divided.
+    #[must_use]
+    pub fn with_sets(self, sets: Vec<CacheSets>) -> Self {
+        Self { sets, ..self }
     }
 
     /// The same with more notes.
@@ -247,6 +274,11 @@ impl Topology {
     /// CPUs of one core each (SMT siblings); empty if unknown.
     pub fn cores(&self) -> &[CpuSet] {
         &self.cores
+    }
+
+    /// How the caches of domains are divided, as far as known.
+    pub fn sets(&self) -> &[CacheSets] {
+        &self.sets
     }
 
     /// Whether the domains are NUMA nodes, since no shared cache is known.

@@ -12,6 +12,7 @@ use crate::assignment::Assignment;
 use crate::availability::Availability;
 use crate::event::Event;
 use crate::ksm::KsmState;
+use crate::left_out::LeftOutVms;
 use crate::matrix::SharingMatrix;
 use crate::observation::Observation;
 use crate::pinning::Pinning;
@@ -36,6 +37,8 @@ pub struct Round {
     pub topology: Availability<Arc<Topology>>,
     /// The VMs.
     pub vms: Arc<Vec<Vm>>,
+    /// What looks like a VM and is not taken for one; unavailable where VMs could not be looked for.
+    pub left_out: Availability<LeftOutVms>,
     /// The sharing matrix.
     pub matrix: Availability<Arc<SharingMatrix>>,
     /// The plan of the policy.

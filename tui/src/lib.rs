@@ -37,6 +37,6 @@ mod view;
 pub use app::geometry::MINIMUM_SIZE;
 pub use app::keys::{Binding, Command, Key, KeyMap, KeysError, Scope};
 pub use app::scale::Scale;
-pub use app::{Action, App, Capability, Options, Replay, Source, Speed, Tone, View};
+pub use app::{Action, App, Capability, ExperimentResult, Options, Replay, Source, Speed, Tone, View};
 pub use colour::{Charset, ColourEnv, ColourMode, LocaleEnv, Palette, PaletteError};
 pub use view::{draw, render};

@@ -104,6 +104,7 @@ struct Look {
     foreground: (u8, u8, u8),
     background: (u8, u8, u8),
     is_bold: bool,
+    is_underlined: bool,
 }
 
 impl Look {
@@ -113,7 +114,12 @@ impl Look {
         let is_reversed = cell.modifier.contains(Modifier::REVERSED);
         let (foreground, background) =
             if is_reversed { (background, foreground) } else { (foreground, background) };
-        Self { foreground, background, is_bold: cell.modifier.contains(Modifier::BOLD) }
+        Self {
+            foreground,
+            background,
+            is_bold: cell.modifier.contains(Modifier::BOLD),
+            is_underlined: cell.modifier.contains(Modifier::UNDERLINED),
+        }
     }
 }
 
@@ -135,6 +141,15 @@ impl Run {
             let _ = writeln!(
                 out,
                 "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{CELL_HEIGHT}\" fill=\"{fill}\"/>"
+            );
+        }
+        if self.look.is_underlined {
+            // A line of its own, since blanks of a text may have none.
+            let fill = hex(self.look.foreground);
+            let bottom = y + CELL_HEIGHT - 1.0;
+            let _ = writeln!(
+                out,
+                "<rect x=\"{x:.1}\" y=\"{bottom:.1}\" width=\"{width:.1}\" height=\"1\" fill=\"{fill}\"/>"
             );
         }
         if self.text.chars().all(|character| character == ' ') {

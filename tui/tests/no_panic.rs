@@ -7,10 +7,12 @@ use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers, MouseButton, Mous
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Policy;
+use huddle_model::summary::ArmSteps;
 use huddle_model::update::Update;
 use huddle_model::view::View;
-use huddle_testing::fixtures;
-use huddle_tui::{Action, App, Charset, ColourMode, Options, Replay, Source, Speed, draw};
+use huddle_testing::experiment::{self, Measured};
+use huddle_testing::fixtures::{self, SMALL, Scene};
+use huddle_tui::{Action, App, Charset, ColourMode, ExperimentResult, Options, Replay, Source, Speed, draw};
 use proptest::prelude::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -72,7 +74,9 @@ fn a_view() -> impl Strategy<Value = View> {
             // The planner needs a vCPU in every VM; here a VM may have lost them since.
             let planned = fixtures::Scene { vcpus: scene.vcpus.max(1), ..scene };
             let mut view = match parts[4] {
+                0 if round % 7 == 0 => fixtures::without_vms(round),
                 0 => fixtures::view(planned, round),
+                1 if round % 5 == 0 => fixtures::groups(scene.policy, round),
                 1 => fixtures::observed(planned, round),
                 _ => fixtures::compared(planned, round),
             };
@@ -131,18 +135,26 @@ fn scene_of_names() -> impl Strategy<Value = SharingMatrix> {
 }
 
 fn source() -> impl Strategy<Value = Source> {
-    let replay = (any::<usize>(), any::<usize>(), any::<(u64, u64)>(), any::<bool>()).prop_map(
-        |(position, length, span_unix_us, is_playing)| {
-            Source::Replay(Replay {
-                name: "run".into(),
-                position,
-                length,
-                span_unix_us,
-                is_playing,
-                speed: Speed::ONE,
-            })
-        },
-    );
+    let result = (1usize..5, any::<bool>(), any::<bool>()).prop_map(|(vms, has_counters, is_simulated)| {
+        let measured = if has_counters { Measured::Counters } else { Measured::Times };
+        let scene = Scene { vms, ..SMALL };
+        let ArmSteps { arms, simulated, .. } =
+            ArmSteps::of(experiment::result(scene, measured, is_simulated)).expect("it has arms");
+        Arc::new(ExperimentResult { arms, simulated })
+    });
+    let position = prop_oneof![any::<usize>(), 0usize..6];
+    let parts = (position, any::<usize>(), any::<(u64, u64)>(), any::<bool>(), prop::option::of(result));
+    let replay = parts.prop_map(|(position, length, span_unix_us, is_playing, experiment)| {
+        Source::Replay(Replay {
+            name: "run".into(),
+            position,
+            length,
+            span_unix_us,
+            is_playing,
+            speed: Speed::ONE,
+            experiment,
+        })
+    });
     let attached = prop::option::of("[a-z漢]{0,30}")
         .prop_map(|lost| Source::Attached { to: "/run/huddle.sock".into(), lost });
     prop_oneof![Just(Source::Live), attached, replay]

@@ -6,11 +6,16 @@ use std::time::Duration;
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use huddle_model::availability::Availability;
 use huddle_model::matrix::{SharedReads, SharingMatrix};
-use huddle_model::plan::Policy;
+use huddle_model::plan::{PlanInput, PlanVm, Policy};
 use huddle_model::rates::CounterDelta;
+use huddle_model::summary::{ArmSteps, ShownFigures, Summary};
+use huddle_model::topology::DomainId;
 use huddle_model::view::View;
-use huddle_testing::fixtures::{SMALL, Scene, compared, observed, unavailable, view};
-use huddle_tui::{App, Charset, ColourMode, Options, Palette, Replay, Source, draw, picture};
+use huddle_testing::experiment::{self, Measured};
+use huddle_testing::fixtures::{SMALL, Scene, compared, groups, observed, unavailable, view, without_vms};
+use huddle_tui::{
+    App, Charset, ColourMode, ExperimentResult, Options, Palette, Replay, Source, draw, picture,
+};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -62,6 +67,92 @@ fn each_view(scene: &str, rounds: &[View]) {
 #[test]
 fn each_view_with_few_vms() {
     each_view("four_vms", &four_vms());
+}
+
+/// 48 VMs in groups of four that share 30 to 65 %: whole on the screen, outlined, with the cache domain of each.
+#[test]
+fn groups_and_their_cache_domains() {
+    for (name, policy) in [("together", Policy::Paper), ("apart", Policy::Opposed)] {
+        let rounds: Vec<_> = (1..=3).map(|round| groups(policy, round)).collect();
+        for (width, height) in [(80, 24), (120, 40), (200, 60)] {
+            let name = format!("groups_{name}_{width}x{height}");
+            insta::assert_snapshot!(name, screen((width, height), &rounds, "2m"));
+        }
+        let overview = screen((120, 40), &rounds, "1");
+        assert!(
+            overview.contains("in force since 03:06:05 UTC (0 s): 27.0 % better than before [+24.0, +30.0]"),
+            "{overview}"
+        );
+    }
+    let together = screen((120, 40), &[groups(Policy::Paper, 1)], "2");
+    assert!(together.contains("48 VMs; 12 groups, each in one domain"), "{together}");
+    let apart = screen((120, 40), &[groups(Policy::Opposed, 1)], "2");
+    assert!(apart.contains("12 groups; 3.4 % of shared frames within domains"), "{apart}");
+}
+
+/// Where the plan has an estimate of misses, the panel has that of the pair under the cursor.
+#[test]
+fn the_panel_of_a_pair_says_what_it_would_gain_together() {
+    let mut round = view(SMALL, 1);
+    let own = Arc::make_mut(&mut round.round);
+    let (matrix, topology) = (own.matrix.value().unwrap(), own.topology.value().unwrap());
+    // Each VM is in both domains now.
+    let vm = PlanVm {
+        working_set_bytes: Some(60 << 20),
+        current: vec![Some(DomainId(0)), Some(DomainId(1))],
+        ..PlanVm::default()
+    };
+    let plan = Policy::Paper.plan(&PlanInput::new(matrix, topology, &vec![vm; 4]));
+    assert!(plan.expected.as_ref().unwrap().misses.is_some(), "{plan:?}");
+    own.plan = Availability::Available(Arc::new(plan));
+    let rounds = [round];
+    let words = |pressed| {
+        let screen = screen((200, 60), &rounds, pressed);
+        // The panel is at the right; its lines are joined.
+        let panel: Vec<String> = screen.lines().map(|line| line.chars().skip(150).collect()).collect();
+        panel.join(" ").replace(['|', '"'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let pair = words("2m");
+    assert!(pair.contains("db-1 and db-2 share 8,089 frames"), "{pair}");
+    assert!(pair.contains("together, as now, they save up to 31.6 MiB of cache (estimate)"), "{pair}");
+    assert!(pair.contains("estimated misses of 1000 reads: db-1 "), "{pair}");
+    let apart = words("2");
+    assert!(apart.contains("web-1 and web-2"), "{apart}");
+    let across = words("2\u{6c}");
+    assert!(across.contains("web-1 is in domain 1, db-1 in domain 0"), "{across}");
+    assert!(across.contains("of cache, none of it now (estimate)"), "{across}");
+}
+
+/// The scale ends at the highest rate, or at 100 %.
+#[test]
+fn the_end_of_the_scale_has_its_value() {
+    for (keys, end) in [("2", "@@ 64.0 %"), ("2L", "@@ 100.0 %"), ("2LL", "@@ 64.0 %")] {
+        let screen = screen((80, 24), &[groups(Policy::Paper, 1)], keys);
+        assert!(screen.contains(end), "{screen}");
+    }
+}
+
+#[test]
+fn without_a_vm_the_terminal_says_what_would_make_one_appear() {
+    let rounds: Vec<_> = (1..=2).map(without_vms).collect();
+    for (width, height) in [(60, 15), (80, 24), (120, 40)] {
+        for (key, view) in [("1", "overview"), ("2", "sharing"), ("3", "misses")] {
+            let screen = screen((width, height), &rounds, key);
+            let words: Vec<&str> = screen.split_whitespace().collect();
+            let words = words.join(" ");
+            assert!(words.contains("No VM was found yet"), "{view} {screen}");
+            assert!(height < 24 || words.contains("huddle top --vm NAME=PID"), "{view} {screen}");
+            assert!(
+                height < 24 || words.contains("3 processes or domains look like a VM"),
+                "{view} {screen}"
+            );
+        }
+        insta::assert_snapshot!(
+            format!("overview_no_vms_{width}x{height}"),
+            screen((width, height), &rounds, "1")
+        );
+    }
+    insta::assert_snapshot!("misses_no_vms_80x24", screen((80, 24), &rounds, "3"));
 }
 
 #[test]
@@ -244,6 +335,105 @@ fn a_replay_shows_its_state() {
     }));
     app.on_view(compared(SMALL, 5), 0);
     insta::assert_snapshot!("replay", render(&app, (80, 24)));
+}
+
+/// The screen of one arm of an experiment's result, after keys.
+fn result_screen(size: (u16, u16), result: Summary<ShownFigures>, position: usize, pressed: &str) -> String {
+    let ArmSteps { arms, views, simulated } = ArmSteps::of(result).expect("a made-up result has arms");
+    let experiment = Some(Arc::new(ExperimentResult { arms, simulated }));
+    let mut app = app(size, Charset::Ascii);
+    for step in 0..=position {
+        app.set_source(Source::Replay(Replay {
+            name: "microbench-1".into(),
+            position: step,
+            length: views.len(),
+            experiment: experiment.clone(),
+            ..Replay::default()
+        }));
+        app.on_view(views[step].clone(), 0);
+    }
+    keys(&mut app, pressed);
+    render(&app, size)
+}
+
+const RESULT_SIZES: [(u16, u16); 2] = [(80, 24), (120, 40)];
+
+#[test]
+fn an_experiment_with_simulated_misses_only() {
+    let result = || experiment::result(SMALL, Measured::Times, true);
+    for size in RESULT_SIZES {
+        for (position, arm) in ["recommended", "opposed", "not_merged", "kernel", "random"].iter().enumerate()
+        {
+            for (key, view) in [("1", "overview"), ("3", "misses")] {
+                let screen = result_screen(size, result(), position, key);
+                assert!(screen.contains(&format!("arm {arm}, {} of 5", position + 1)), "{screen}");
+                if position < 2 {
+                    insta::assert_snapshot!(format!("result_{view}_{arm}_{}x{}", size.0, size.1), screen);
+                }
+            }
+        }
+    }
+    insta::assert_snapshot!("result_misses_60x15", result_screen((60, 15), result(), 4, "3"));
+    insta::assert_snapshot!("result_overview_kernel", result_screen((80, 24), result(), 3, "1"));
+    insta::assert_snapshot!("result_log", result_screen((80, 24), result(), 2, "6"));
+    insta::assert_snapshot!("result_misses_why", result_screen((80, 24), result(), 1, "3e"));
+    let filtered = result_screen((80, 24), result(), 0, "3/db\nj");
+    assert!(filtered.contains(">db-2") && !filtered.contains("web-1"), "{filtered}");
+}
+
+/// The name of an arm never stands beside the placement of another one, however soon a key comes.
+#[test]
+fn the_arm_shown_is_that_of_the_picture() {
+    let ArmSteps { arms, views, simulated } =
+        ArmSteps::of(experiment::result(SMALL, Measured::Times, true)).unwrap();
+    let experiment = Some(Arc::new(ExperimentResult { arms, simulated }));
+    let source = |position| {
+        Source::Replay(Replay { position, length: 5, experiment: experiment.clone(), ..Replay::default() })
+    };
+    let mut app = app((80, 24), Charset::Ascii);
+    app.set_source(source(0));
+    app.on_view(views[0].clone(), 0);
+    // The position is there before its view, by the source or by a key.
+    app.set_source(source(1));
+    keys(&mut app, ">");
+    let before = render(&app, (80, 24));
+    assert!(before.contains("arm recommended, 1 of 5") && before.contains("policy paper"), "{before}");
+    app.on_view(views[1].clone(), 0);
+    let after = render(&app, (80, 24));
+    assert!(after.contains("arm opposed, 2 of 5") && after.contains("policy opposed"), "{after}");
+    keys(&mut app, "6");
+    let log = render(&app, (80, 24));
+    assert!(!log.contains("missed") && !log.contains("joined"), "{log}");
+}
+
+#[test]
+fn measured_misses_are_never_mixed_with_simulated_ones() {
+    for size in RESULT_SIZES {
+        let screen = result_screen(size, experiment::result(SMALL, Measured::Counters, true), 1, "3");
+        let label = screen.find("SIMULATED with model paper, not measured").unwrap();
+        // What is above the label was measured: misses per second of VMs, and no simulated figure.
+        assert!(screen[..label].contains("MPKI") && !screen[..label].contains("of 1000 reads"), "{screen}");
+        insta::assert_snapshot!(format!("result_misses_counters_{}x{}", size.0, size.1), screen);
+        let screen = result_screen(size, experiment::result(SMALL, Measured::Nothing, true), 0, "3");
+        assert!(
+            screen.contains("measured misses: n/a: nothing was timed") && !screen.contains("MPKI"),
+            "{screen}"
+        );
+        let screen = result_screen(size, experiment::result(SMALL, Measured::Counters, false), 0, "3");
+        assert!(screen.contains("SIMULATED misses") && screen.contains("no cache was simulated"), "{screen}");
+    }
+    let neither = result_screen((80, 24), experiment::result(SMALL, Measured::Times, false), 0, "3");
+    assert!(neither.contains("measured misses: n/a: this processor shows no PMU"), "{neither}");
+    assert!(!neither.contains("of 1000 reads"), "{neither}");
+    insta::assert_snapshot!("result_misses_neither", neither);
+}
+
+#[test]
+fn many_vms_of_a_simulation_scroll() {
+    let scene = Scene { vms: 200, vcpus: 1, domains: 16, cpus: 8, ..SMALL };
+    let pressed = format!("3{}", "j".repeat(60));
+    let screen = result_screen((80, 24), experiment::result(scene, Measured::Nothing, true), 0, &pressed);
+    insta::assert_snapshot!("result_misses_200_vms", screen);
 }
 
 #[test]

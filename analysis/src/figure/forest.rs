@@ -156,7 +156,7 @@ fn draw(canvas: &mut Canvas, scale: &Scale, effect: Effect, y: f64, row: &Forest
 }
 
 /// Whether values reach so far that a linear axis would press most of them together, and all have a logarithm.
-fn is_wide(ends: impl Iterator<Item = f64>) -> bool {
+pub(super) fn is_wide(ends: impl Iterator<Item = f64>) -> bool {
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for end in ends {
         low = low.min(end);

@@ -2,9 +2,11 @@
 //! palette for colour-blind readers (Okabe and Ito), light or dark by the reader's preference.
 
 mod bars;
+mod by_size;
 mod distribution;
 mod forest;
 mod heatmap;
+mod levels;
 mod paired;
 mod points;
 mod residency;
@@ -14,9 +16,11 @@ mod series;
 use std::fmt::Write as _;
 
 pub(crate) use bars::{Bar, bars};
+pub(crate) use by_size::{Origin, SizeLine, SizePoint, by_size};
 pub(crate) use distribution::{Histogram, distribution};
 pub(crate) use forest::{Effect, ForestGroup, ForestRow, forest};
 pub(crate) use heatmap::heatmap;
+pub(crate) use levels::{Level, LevelGroup, levels};
 pub(crate) use paired::{PairedArm, PairedBlock, Panel, paired};
 pub(crate) use points::{ScatterPoint, spots};
 pub(crate) use residency::{Stack, residency};
@@ -224,6 +228,15 @@ mod tests {
         };
         let bar = Bar { name: "b".into(), colour: 0, value: a, ci95: Some([b, c]), n: 1 };
         let line = Line { name: "l".into(), points: vec![(a, Some(b)), (c, None), (b, Some(c))] };
+        let point = |kib, value| SizePoint { kib, value, ci95: Some([b, c]) };
+        let by_sizes = SizeLine {
+            name: "s".into(),
+            origin: Origin::Simulated,
+            points: vec![point(0, a), point(1, a), point(u64::MAX, c)],
+            greatest_kib: Some(1),
+        };
+        let level = |ci95| Level { name: "l".into(), colour: 0, value: a, ci95 };
+        let group = LevelGroup { title: "g".into(), levels: vec![level(Some([b, c])), level(None)] };
         let spot = ScatterPoint { x: a, y: b, y_ci95: Some([b, c]), what: "s".into() };
         vec![
             forest("f", "t", "u", Effect::Ratio, &groups),
@@ -231,6 +244,8 @@ mod tests {
             paired("p", "t", "u", std::slice::from_ref(&panel)),
             paired("p", "t", "u", &[panel.clone(), panel]),
             bars("b", "t", "u", &[bar]),
+            by_size("s", "t", "u", &[by_sizes], Some(1 << 20)),
+            levels("l", "t", "u", &[group]),
             series("s", "t", "u", &[line], &[Mark { at: 1.0, what: "m".into() }]),
             spots("s", "t", ("x", "y"), std::slice::from_ref(&spot), false),
             spots("s", "t", ("x", "y"), &[spot], true),

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::stats::Estimate;
-use huddle_model::summary::{ArmFigure, Ratio, Summary, by_order_of_arms, one_a_kind};
+use huddle_model::summary::{ArmFigure, MICROSECONDS, Ratio, Summary, by_order_of_arms, one_a_kind};
 use huddle_model::topology::DomainId;
 use serde_json::Value;
 
 use super::colours::Colours;
 use super::page::Page;
-use super::{arms, or_gap};
+use super::{arms, misses, or_gap};
 use crate::compare::{Comparison, Measure, estimate_text};
 use crate::experiment::{ExperimentDir, other_figures};
 use crate::figure::{Bar, Effect, ForestGroup, ForestRow, bars, forest, heatmap};
@@ -49,6 +49,7 @@ pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary
             arms::latencies(page, &prefix, &dir.timed(), &comparison);
         }
     }
+    misses::write(page, &prefix, dir, summary);
     plans(page, summary);
     machine(page, summary);
 }
@@ -144,7 +145,7 @@ fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure
     let Some(unit) = figures.first().map(|(_, figure)| figure.unit.clone()) else { return };
     let title = match name {
         // In the web experiment they are means of a block's responses.
-        "arms" if unit == "us" => "Mean response time".to_owned(),
+        "arms" if unit == MICROSECONDS => "Mean response time".to_owned(),
         "arms" => "Main figure".to_owned(),
         "arms_time" => "Execution time".to_owned(),
         other => other.trim_start_matches("arms_").replace('_', " "),

@@ -7,6 +7,7 @@ mod colours;
 mod data;
 mod experiment;
 mod host;
+mod misses;
 mod page;
 mod paired;
 mod run;

@@ -39,9 +39,8 @@ impl ProcessMemory {
     ) -> Result<(), CannotRead> {
         let table = Reader::open(&self.root, region, "pagemap")?;
         let memory = Reader::open(&self.root, region, "mem")?;
-        let count = region.len_bytes() / PAGE_BYTES as u64;
-        let mut entries = vec![0; (count * ENTRY_BYTES) as usize];
-        table.read(&mut entries, region.start / PAGE_BYTES as u64 * ENTRY_BYTES)?;
+        let mut entries = Vec::new();
+        table.read_table(region, &mut entries)?;
         let mut node = [0; NODE_BYTES];
         for (number, entry) in (0..).zip(entries.as_chunks().0) {
             let address = region.start + number * PAGE_BYTES as u64;
@@ -65,8 +64,7 @@ impl ProcessMemory {
             if let Some((_, table)) = tables.iter().find(within) {
                 table.read(&mut entry, address / PAGE_BYTES as u64 * ENTRY_BYTES)?;
             }
-            let entry = u64::from_ne_bytes(entry);
-            frames.push((entry & PRESENT != 0).then_some(entry & FRAME));
+            frames.push(frame_of(entry));
         }
         Ok(())
     }
@@ -86,6 +84,44 @@ impl VmMemory for ProcessMemory {
     }
 }
 
+/// The frames of a region of a process's memory, which can be read again and again.
+#[derive(Debug)]
+pub struct RegionFrames {
+    region: GuestRegion,
+    table: Reader,
+    entries: Vec<u8>,
+}
+
+impl RegionFrames {
+    /// Of a region.
+    ///
+    /// # Errors
+    /// The process has ended, or is not ours to read.
+    pub fn open(root: &HostRoot, region: &GuestRegion) -> Result<Self, CannotRead> {
+        let table = Reader::open(root, region, "pagemap")?;
+        Ok(Self { region: region.clone(), table, entries: Vec::new() })
+    }
+
+    /// The frame of each of its pages, in place of what was in `frames`; `None` for a page that is not in memory.
+    /// Without CAP_SYS_ADMIN the kernel says frame 0 for all that are.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn read(&mut self, frames: &mut Vec<Option<u64>>) -> Result<(), CannotRead> {
+        self.table.read_table(&self.region, &mut self.entries)?;
+        frames.clear();
+        frames.extend(self.entries.as_chunks().0.iter().map(|entry| frame_of(*entry)));
+        Ok(())
+    }
+}
+
+/// The frame in an entry of pagemap.
+fn frame_of(entry: [u8; ENTRY_BYTES as usize]) -> Option<u64> {
+    let entry = u64::from_ne_bytes(entry);
+    (entry & PRESENT != 0).then_some(entry & FRAME)
+}
+
+#[derive(Debug)]
 struct Reader {
     path: PathBuf,
     file: File,
@@ -99,6 +135,13 @@ impl Reader {
             Ok(file) => Ok(Self { path, file }),
             Err(source) => Err(CannotRead::File { path, source }),
         }
+    }
+
+    /// All entries of a pagemap for a region.
+    fn read_table(&self, region: &GuestRegion, entries: &mut Vec<u8>) -> Result<(), CannotRead> {
+        let count = region.len_bytes() / PAGE_BYTES as u64;
+        entries.resize((count * ENTRY_BYTES) as usize, 0);
+        self.read(entries, region.start / PAGE_BYTES as u64 * ENTRY_BYTES)
     }
 
     fn read(&self, into: &mut [u8], at: u64) -> Result<(), CannotRead> {

@@ -35,6 +35,9 @@ pub struct Options {
     /// Only the recommended arm against itself: the interval of the ratio should contain 1
     #[arg(long)]
     pub only_control: bool,
+    /// With --simulate, time nothing
+    #[arg(long)]
+    pub untimed: bool,
     /// Where kernels and initramfs of VMs are [default: target/guests]
     #[arg(long)]
     pub images: Option<PathBuf>,
@@ -69,6 +72,7 @@ impl Options {
         if self.only_control {
             spec.arms = vec![Arm::Recommended, Arm::Control];
         }
+        spec.untimed |= self.untimed;
         Ok(spec)
     }
 
@@ -116,6 +120,15 @@ pub fn accelerator() -> Accelerator {
             Accelerator::Tcg
         }
     }
+}
+
+/// The same, where accesses are to be recorded if `records`: only the emulator can.
+pub fn accelerator_for(records: bool) -> Accelerator {
+    if !records {
+        return accelerator();
+    }
+    print_status("the VMs are emulated (TCG), since their accesses are recorded for --simulate");
+    Accelerator::Tcg
 }
 
 /// The events that are counted on each vCPU by default: for an unknown processor only cycles and instructions.
@@ -238,7 +251,7 @@ pub fn execute<W: Runnable>(
 /// No block is valid.
 pub fn check_result<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> anyhow::Result<()> {
     anyhow::ensure!(
-        !workload.spec().is_timed() || summary.has_result(),
+        !workload.spec().is_timed() || summary.untimed.is_some() || summary.has_result(),
         "no block is valid, so there is no result; the first: {}",
         summary.invalid_blocks.first().map_or("none was measured", String::as_str)
     );

@@ -15,6 +15,8 @@ mod order;
 mod placement;
 pub mod report;
 pub mod run;
+pub mod simulate;
+mod simulated_report;
 pub mod spec;
 pub mod summary;
 #[cfg(test)]
@@ -23,11 +25,12 @@ mod tests;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
+use huddle_model::cache::estimate::ReadPattern;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::rng::Rng;
-use huddle_model::summary::{Arm, Block, BootFigures, Sample};
+use huddle_model::summary::{Arm, Block, BootFigures, PredictedMisses, Sample, SimulatedMisses};
 use huddle_model::topology::Topology;
 use serde::Serialize;
 
@@ -36,6 +39,7 @@ pub use block::Window;
 pub use cold::Cold;
 use expected::Expected;
 use run::RunError;
+use simulate::AccessSource;
 use spec::{Settings, Spec};
 
 /// A figure of a sample; `None` where it is not available.
@@ -70,6 +74,9 @@ pub trait Workload {
 
     /// What its guests are, for sentences: `4 web servers`.
     fn guests(&self) -> String;
+
+    /// How many vCPUs they have in all.
+    fn vcpus(&self) -> usize;
 
     /// How guests read data of so many bytes.
     fn pace(&self, data_bytes: u64) -> Pace;
@@ -129,6 +136,23 @@ pub trait Workload {
 
     /// About how long the first block takes, if known.
     fn first_block(&self) -> Option<Duration> {
+        None
+    }
+
+    // Simulation.
+
+    /// What its guests read, for simulated caches. They hold their data, and are merged if they are to be.
+    ///
+    /// # Errors
+    /// It is not known.
+    fn accesses<'a>(
+        &'a self,
+        window: Window<'a, Self::Guest>,
+        data: &'a [GuestData],
+    ) -> Result<Box<dyn AccessSource + 'a>, RunError>;
+
+    /// The order in which its guests read all of their data and nothing else; `None` where that is not known.
+    fn read_pattern(&self) -> Option<ReadPattern> {
         None
     }
 
@@ -210,6 +234,12 @@ pub struct Outcome {
     pub event_notes: Vec<String>,
     /// The measured blocks, without the warm-up.
     pub blocks: Vec<Block>,
+    /// Misses that an estimate expects, or why there is none; `None` without a simulation.
+    pub predicted: Option<Availability<PredictedMisses>>,
+    /// Misses that a simulated cache has had, if one was simulated.
+    pub simulated: Option<SimulatedMisses>,
+    /// Why nothing was timed, if that was asked for or the host cannot.
+    pub untimed: Option<String>,
 }
 
 /// The data of a VM.

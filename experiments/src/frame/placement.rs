@@ -6,7 +6,7 @@ use huddle_model::matrix::{SharingMatrix, Weigh};
 use huddle_model::plan::{Plan, PlanInput, Policy, VcpuPlacement};
 use huddle_model::rng::Rng;
 use huddle_model::summary::Arm;
-use huddle_model::topology::Topology;
+use huddle_model::topology::{CacheSets, Topology};
 
 use super::Verify;
 use super::expected::Expected;
@@ -143,7 +143,10 @@ pub(super) fn plan_of<'a>(
 /// each guest would have one to itself.
 pub(super) fn two_domains(topology: &Topology) -> Result<Topology, RunError> {
     if let [first, second, ..] = topology.domains() {
+        let is_one = |sets: &&CacheSets| [first.id, second.id].contains(&sets.domain);
+        let sets = topology.sets().iter().filter(is_one).copied().collect();
         return Topology::new(topology.level(), vec![first.clone(), second.clone()])
+            .map(|topology| topology.with_sets(sets))
             .map_err(|error| HostFailure::Failed(error.to_string()).into());
     }
     Err(HostFailure::Cannot(

@@ -10,6 +10,7 @@ use huddle_model::summary::{Arm, ArmFigure, Ratio, Summary};
 use huddle_model::text::{bytes, p_value, thousands};
 use std::collections::BTreeMap;
 
+use super::simulated_report::{self, Section};
 use super::summary::all_ratios;
 use super::{Verify, Workload};
 
@@ -64,7 +65,7 @@ pub fn text<W: Report>(workload: &W, summary: &Summary<W::Figures>) -> String {
         }
     }
     remarks(&mut out, workload.remarks(Part::Sharing, summary));
-    if spec.is_timed() {
+    if spec.is_timed() && summary.untimed.is_none() {
         section(&mut out, &placement_title(summary), &plan_table(&spec.arms, &summary.plans));
         for (title, table) in workload.tables(summary) {
             section(&mut out, &title, &table);
@@ -79,6 +80,11 @@ pub fn text<W: Report>(workload: &W, summary: &Summary<W::Figures>) -> String {
         }
         workload.remarks(Part::Ratios, summary).iter().for_each(|remark| line(&mut out, remark));
         line(&mut out, "");
+    }
+    if let Some(simulated) = &summary.simulated {
+        let Section { title, table, lines } = simulated_report::section(simulated);
+        section(&mut out, &title, &table);
+        remarks(&mut out, lines);
     }
     let rows = workload.paper(summary);
     if !rows.is_empty() {
@@ -101,7 +107,10 @@ fn remarks(out: &mut String, remarks: Vec<String>) {
 
 fn result<F>(out: &mut String, verify: Verify, summary: &Summary<F>) {
     line(out, &format!("Result: {}.", summary.verdict.as_deref().unwrap_or("none")));
-    if summary.valid {
+    if let Some(simulated) = &summary.simulated {
+        line(out, &format!("Besides: {}.", simulated.verdict));
+    }
+    if summary.valid && !summary.blocks.is_empty() {
         let held = match verify {
             Verify::Merged => ": merging held throughout",
             Verify::Unmerged => ": nothing was merged at any time",

@@ -3,15 +3,18 @@
 
 use std::time::{Duration, Instant};
 
+use huddle_model::availability::Availability;
 use huddle_model::matrix::{SharingMatrix, Weigh};
 use huddle_model::summary::Arm;
+use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 
 use super::block::{BlockRunner, Window};
 use super::expected::{Expected, NotMerged};
 use super::order::orders;
 use super::placement::{Basis, plans, two_domains};
-use super::spec::SpecError;
+use super::simulate::{Machine, Reads, Simulation, predicted};
+use super::spec::{GuestKind, SpecError};
 use super::{Outcome, Verify, Workload, guest_data};
 use crate::guest::{Guest, GuestData, GuestError, GuestId};
 use crate::host::{Host, HostFailure};
@@ -162,6 +165,15 @@ fn ended_guest<G: Guest + ?Sized>(guests: &mut [Box<G>]) -> Option<GuestError> {
     }
 }
 
+/// The domains that guests are placed on.
+struct Domains {
+    /// The machine that is simulated.
+    machine: Option<Machine>,
+    topology: Topology,
+    /// Why nothing can be timed.
+    untimed: Option<String>,
+}
+
 /// Data whose merging is verified: of each VM, and which of it is the same.
 struct Held {
     expected: Expected,
@@ -195,8 +207,9 @@ impl<W: Workload> Run<'_, W> {
     ) -> Result<Outcome, RunError> {
         let (workload, spec, verify) = (self.workload, self.workload.spec(), self.workload.verify());
         spec.check()?;
-        let topology = two_domains(&self.host.topology(spec.cache_level)?)?;
-        let data_bytes = spec.data_bytes(&topology)?;
+        let Domains { machine, topology, untimed } = self.domains()?;
+        let data_bytes = spec.data_bytes(&topology, machine.as_ref().map(Machine::model))?;
+        let is_timed = spec.is_timed() && untimed.is_none();
         let pace = workload.pace(data_bytes);
         self.report(&format!(
             "starting {} ({}): {} KiB of data each, {} reads a burst, {} us idle",
@@ -270,18 +283,57 @@ impl<W: Workload> Run<'_, W> {
             }
         }
         let basis = Basis::new(&matrix, &expected, verify, by_reads)?;
-        let plans = plans(&spec.arms, &basis, &topology, &expected)?;
+        let timed_plans = plans(&spec.arms, &basis, &topology, &expected)?;
+        let plans = match &machine {
+            Some(_) => plans(&Simulation::arms(&spec.arms), &basis, &topology, &expected)?,
+            None => Vec::new(),
+        };
 
         let mut blocks = Vec::new();
-        if spec.is_timed() {
+        if is_timed {
             self.host.watch(&vms, &topology);
             let orders = orders(&spec.arms, spec.blocks(), spec.seed);
             let window = Window { host: &mut *self.host, guests, vms: &vms, pace, interrupt };
             let (data, topology, basis) = (&data, &topology, &*basis.all);
-            let runner =
-                BlockRunner { workload, window, data, plans: &plans, topology, basis, expected: &expected };
+            let runner = BlockRunner {
+                workload,
+                window,
+                data,
+                plans: &timed_plans,
+                topology,
+                basis,
+                expected: &expected,
+            };
             blocks = runner.run(&orders, self.progress)?;
         }
+        let simulated = match &machine {
+            None => None,
+            Some(machine) => {
+                let window = Window { host: &mut *self.host, guests, vms: &vms, pace, interrupt };
+                let (plans, basis, topology) = (&plans, &*basis.all, &topology);
+                let (fold, seed, of) = (spec.simulated_fold, spec.seed, spec.repetitions);
+                let simulation = Simulation { machine, plans, basis, topology, fold, seed };
+                let progress = &mut *self.progress;
+                let mut say = |done: usize| {
+                    let text =
+                        format!("simulating the caches of {}: block {done} of {of}", machine.model().name());
+                    progress(Step { text: &text, done, of, left: None });
+                };
+                say(0);
+                let mut source = workload.accesses(window, &data)?;
+                Some(simulation.run(of, &mut *source, &mut say)?)
+            }
+        };
+        let predicted = machine.as_ref().map(|machine| {
+            let Some(pattern) = workload.read_pattern() else {
+                return Availability::Unavailable("how often guests read which data is not known".to_owned());
+            };
+            let names = workload.data_names();
+            let vms = basis.all.vms().iter().map(|vm| vm.name.as_str()).collect();
+            let merges = verify != Verify::Unmerged;
+            predicted(machine.model(), &Reads { pattern, vms, data: &names, data_bytes, merges }, &plans)
+                .into()
+        });
         drop(basis);
         let (events, event_notes) = self.host.counted();
         Ok(Outcome {
@@ -294,11 +346,38 @@ impl<W: Workload> Run<'_, W> {
             matrix,
             data_shared,
             merging_s,
-            plans,
+            plans: timed_plans.into_iter().chain(plans).collect(),
             events,
             event_notes,
             blocks,
+            predicted,
+            simulated,
+            untimed: match spec.untimed {
+                true => Some("it was asked for (--untimed)".to_owned()),
+                false => untimed.filter(|_| spec.is_timed()),
+            },
         })
+    }
+
+    /// The domains of this host, and the machine that is simulated. Where only the latter has two, nothing is timed.
+    fn domains(&mut self) -> Result<Domains, RunError> {
+        let spec = self.workload.spec();
+        let topology = self.host.topology(spec.cache_level).map_err(RunError::from);
+        let topology = topology.and_then(|topology| two_domains(&topology));
+        let Some(name) = &spec.simulate else {
+            return Ok(Domains { machine: None, topology: topology?, untimed: None });
+        };
+        let vcpus = self.workload.vcpus();
+        let machine = {
+            let recorded = spec.guest == GuestKind::Qemu;
+            Machine::open(name, &*self.host, topology.as_ref(), vcpus, recorded)?
+        };
+        let (topology, untimed) = match topology {
+            Ok(topology) => (topology, None),
+            Err(RunError::Host(HostFailure::Cannot(why))) => (machine.topology(vcpus)?, Some(why)),
+            Err(error) => return Err(error),
+        };
+        Ok(Domains { machine: Some(machine), topology, untimed })
     }
 
     /// What VMs share once they are up.

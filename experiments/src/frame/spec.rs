@@ -6,10 +6,13 @@ use std::path::Path;
 
 use clap::{ArgMatches, FromArgMatches, ValueEnum};
 use huddle_guest::chase::PAGE_BYTES;
+use huddle_model::cache::CacheModel;
 use huddle_model::summary::Arm;
 use huddle_model::topology::Topology;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use super::simulate::emulated::FOLD;
 
 /// What the VMs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -77,6 +80,16 @@ pub struct Spec<S: Settings> {
     /// Seed of data, order of arms and intervals
     #[arg(long)]
     pub seed: u64,
+    /// Simulate the misses of last-level caches besides: of a machine that is known (paper, epyc-16, epyc-32), of this
+    /// host, or of a description in a file (TOML)
+    #[arg(long, value_name = "paper|epyc-16|epyc-32|host|FILE")]
+    pub simulate: Option<String>,
+    /// With --simulate, one of how many sets is simulated [default: 8, and 64 for emulated VMs]
+    #[arg(long, value_name = "SETS")]
+    pub simulated_fold: Option<u32>,
+    /// With --simulate, time nothing
+    #[arg(skip)]
+    pub untimed: bool,
     /// Most seconds that merging may take
     #[arg(long, value_parser = seconds)]
     pub merge_seconds: f64,
@@ -169,6 +182,9 @@ impl<S: Settings> Default for Spec<S> {
             repetitions: S::REPETITIONS,
             cache_level: None,
             seed: 1,
+            simulate: None,
+            simulated_fold: None,
+            untimed: false,
             merge_seconds: 60.0,
             settings: S::default(),
         }
@@ -228,9 +244,9 @@ impl<S: Settings> Spec<S> {
         format!("vm{}", guest + 1)
     }
 
-    /// Whether anything is timed; else only what is shared is measured.
+    /// Whether anything is timed; else only what is shared is measured, and simulated what misses.
     pub fn is_timed(&self) -> bool {
-        !self.arms.is_empty() && self.repetitions > 0
+        !self.arms.is_empty() && self.repetitions > 0 && !self.untimed
     }
 
     /// Blocks in all.
@@ -238,17 +254,21 @@ impl<S: Settings> Spec<S> {
         self.warm_up_blocks + self.repetitions
     }
 
-    /// Bytes of a data set: the first size, or a part of the smallest of the caches.
+    /// Bytes of a data set: the first size, or a part of the cache that is simulated, or of the smallest of those of the
+    /// host.
     ///
     /// # Errors
     /// Neither is known.
-    pub fn data_bytes(&self, topology: &Topology) -> Result<u64, SpecError> {
+    pub fn data_bytes(&self, topology: &Topology, simulated: Option<&CacheModel>) -> Result<u64, SpecError> {
         /// The paper's 15 MB of 20 MB.
         const USUAL_PART: f64 = 0.75;
         if let Some(kib) = self.settings.data_kib().first() {
             return Ok(kib * 1024);
         }
-        let smallest = topology.domains().iter().map(|domain| domain.size_bytes).min().flatten();
+        let smallest = match simulated {
+            Some(model) => Some(model.size_bytes()),
+            None => topology.domains().iter().map(|domain| domain.size_bytes).min().flatten(),
+        };
         let bytes = smallest.ok_or_else(|| {
             let text = "the host does not report the size of its caches; give --data-kib, about three quarters of one";
             SpecError::Settings(text.to_owned())
@@ -278,6 +298,22 @@ impl<S: Settings> Spec<S> {
         require(
             !has_twice(&self.arms),
             "an arm is named twice; the arm that repeats `recommended` is `control`",
+        )?;
+        require(
+            self.simulate.is_some() || (self.simulated_fold.is_none() && !self.untimed),
+            "--simulated-fold and --untimed need --simulate",
+        )?;
+        require(
+            self.simulate.is_none() || self.repetitions > 0,
+            "--simulate needs --repetitions: each has accesses of its own",
+        )?;
+        require(
+            self.simulate.is_none() || self.guest != GuestKind::Xen,
+            "--simulate needs stand-ins or VMs of QEMU (--guest process or qemu): what domains of Xen read is not recorded",
+        )?;
+        require(
+            self.guest != GuestKind::Qemu || self.simulated_fold.is_none_or(|fold| fold == FOLD),
+            "--simulated-fold must be 64 with emulated VMs: one line of each page is recorded",
         )?;
         check_seconds(&[self.merge_seconds])?;
         S::check(self)

@@ -59,10 +59,14 @@ pub fn summary<W: Workload>(workload: &W, outcome: Outcome, about: About) -> Sum
     let ratio = ratios.get(&format!("{over}_over_{under}")).copied().flatten();
     let effect = if under == Arm::ByReads { effect_of_reads } else { W::effect };
     let verdict = match spec.arms.contains(&over) {
+        _ if outcome.untimed.is_some() => {
+            format!("nothing was timed: {}", outcome.untimed.as_deref().unwrap_or_default())
+        }
         true => verdict(ratio, [under, over], effect),
         false => format!("the arms to compare, {under} and {over}, were not both measured"),
     };
     let placebo = if workload.verify() == Verify::Unmerged { "PLACEBO, nothing was merged: " } else { "" };
+    let own = workload.figures(&valid, &outcome);
     Summary {
         schema: SUMMARY_SCHEMA.to_owned(),
         experiment: W::NAME.to_owned(),
@@ -74,6 +78,9 @@ pub fn summary<W: Workload>(workload: &W, outcome: Outcome, about: About) -> Sum
         invalid_blocks: outcome.blocks.iter().filter_map(invalid).collect(),
         arms: figures(&valid, W::MAIN.unit, W::MAIN.of),
         llc_misses: Some(misses(figures(&valid, W::MISSES.unit, W::MISSES.of), &valid)),
+        predicted: outcome.predicted,
+        simulated: outcome.simulated,
+        untimed: outcome.untimed,
         ratios,
         verdict: Some(format!("{placebo}{verdict}")),
         drift,
@@ -81,7 +88,7 @@ pub fn summary<W: Workload>(workload: &W, outcome: Outcome, about: About) -> Sum
         sharing_rate_across,
         boot: workload.boot(outcome.boot.as_ref()),
         spec: spec.to_json(),
-        own: workload.figures(&valid, &outcome),
+        own,
         topology: Some(outcome.topology),
         matrix: Some(outcome.matrix),
         plans: outcome.plans.into_iter().map(|(arm, plan)| (arm.name().to_owned(), plan)).collect(),

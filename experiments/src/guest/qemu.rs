@@ -33,6 +33,15 @@ impl Accelerator {
     }
 }
 
+/// A plugin that records what an emulated VM reads, writes and fetches: see [`crate::access_stream`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// Its library.
+    pub library: PathBuf,
+    /// The stream that it writes.
+    pub stream: PathBuf,
+}
+
 /// What every VM of an experiment is, whatever runs in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'a> {
@@ -50,14 +59,28 @@ pub struct Machine<'a> {
     pub vcpus: u32,
     /// The file its console is appended to.
     pub console: &'a Path,
+    /// What records its accesses; only where it is emulated.
+    pub plugin: Option<&'a Plugin>,
 }
 
 impl Machine<'_> {
     /// QEMU with this VM, to which devices may be added.
-    pub fn command(&self) -> Command {
+    ///
+    /// # Errors
+    /// A plugin, but no emulator that would call it.
+    pub fn command(&self) -> Result<Command, GuestError> {
+        if self.plugin.is_some() && self.accelerator != Accelerator::Tcg {
+            return Err(GuestError::Make {
+                name: self.name.to_owned(),
+                why: format!(
+                    "accesses are recorded of emulated VMs only (tcg), and {} runs it",
+                    self.accelerator.name()
+                ),
+            });
+        }
         let mut command = Command::new(PROGRAM);
         command.args(self.arguments());
-        command
+        Ok(command)
     }
 
     /// That it could not be started.
@@ -83,6 +106,10 @@ impl Machine<'_> {
         let rest = ["-kernel", &kernel, "-initrd", &initrd, "-append", append];
         arguments.extend(rest.map(str::to_owned));
         arguments.extend(["-chardev", &console, "-serial", "chardev:console"].map(str::to_owned));
+        if let Some(Plugin { library, stream }) = self.plugin {
+            let plugin = format!("file={},stream={}", escaped(library), escaped(stream));
+            arguments.extend(["-plugin".to_owned(), plugin]);
+        }
         arguments
     }
 }
@@ -107,6 +134,8 @@ pub struct QemuGuestSpec<'a> {
     pub vcpus: u32,
     /// The file its console is written to.
     pub console: PathBuf,
+    /// What records its accesses; only where it is emulated.
+    pub plugin: Option<Plugin>,
     /// How long it may take to answer.
     pub limits: TimeLimits,
     /// What ends the waiting for it early.
@@ -129,8 +158,9 @@ impl QemuGuestSpec<'_> {
             memory_mib: self.memory_mib,
             vcpus: self.vcpus,
             console: &self.console,
+            plugin: self.plugin.as_ref(),
         }
-        .command();
+        .command()?;
         process.args(["-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"]);
         let console = Some(self.console.clone());
         ChildGuest::start(self.name, process, self.limits, self.interrupt.clone(), console)
@@ -143,6 +173,7 @@ mod tests {
 
     #[test]
     fn memory_is_mergeable_and_threads_are_named() {
+        let plugin = Plugin { library: "/target/lib.so".into(), stream: "/proc/1/fd/3,x".into() };
         let machine = Machine {
             name: "vm1",
             kernel: Path::new("/images/plain/vmlinuz"),
@@ -151,6 +182,7 @@ mod tests {
             memory_mib: 96,
             vcpus: 2,
             console: Path::new("/runs/a,b/vm1.log"),
+            plugin: Some(&plugin),
         };
         let arguments = machine.arguments();
         let after = |flag: &str| {
@@ -162,5 +194,9 @@ mod tests {
         assert_eq!((after("-m"), after("-smp")), (Some("96"), Some("2")));
         assert_eq!(after("-kernel"), Some("/images/plain/vmlinuz"));
         assert_eq!(after("-chardev"), Some("file,id=console,append=on,path=/runs/a,,b/vm1.log"));
+        assert_eq!(after("-plugin"), Some("file=/target/lib.so,stream=/proc/1/fd/3,,x"));
+        assert!(machine.command().is_ok());
+        let error = Machine { accelerator: Accelerator::Kvm, ..machine }.command().unwrap_err().to_string();
+        assert!(error.contains("vm1") && error.contains("tcg"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use super::process::ProcessGuestSpec;
 use super::qemu::{Accelerator, QemuGuestSpec};
 use super::xen::{Maker, XenGuestSpec};
 use super::{GuestError, Reader};
+use crate::access_stream::Recorders;
 use crate::interrupt::Interrupt;
 use crate::microbench::MicrobenchSpec;
 
@@ -30,6 +31,8 @@ pub enum Starter {
         accelerator: Accelerator,
         /// Directory for their consoles.
         directory: PathBuf,
+        /// What records their accesses, if that is wanted.
+        recorders: Option<Rc<Recorders>>,
     },
     /// Xen's domains.
     Domains {
@@ -71,11 +74,20 @@ impl Starter {
                     ProcessGuestSpec { name, program, vcpus, private_kib, private_seed, limits, interrupt };
                 Box::new(guest.start()?)
             }
-            Self::Vms { images, accelerator, directory } => {
+            Self::Vms { images, accelerator, directory, recorders } => {
                 let (image, accelerator) = (&images[number], *accelerator);
                 let console = directory.join(format!("console-{name}.log"));
-                let guest =
-                    QemuGuestSpec { name, image, accelerator, memory_mib, vcpus, console, limits, interrupt };
+                let guest = QemuGuestSpec {
+                    name,
+                    image,
+                    accelerator,
+                    memory_mib,
+                    vcpus,
+                    console,
+                    plugin: recorders.as_ref().and_then(|recorders| recorders.plugin(number)),
+                    limits,
+                    interrupt,
+                };
                 Box::new(guest.start()?)
             }
             Self::Domains { images, maker, directory } => {

@@ -6,18 +6,21 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use huddle_model::cache::{CacheModel, HostCache};
 use huddle_model::counters::{Counts, GroupReading};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharedReads, SharingMatrix};
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::rates::CounterDelta;
+use huddle_model::rng::Rng;
 use huddle_model::summary::VcpuProbe;
-use huddle_model::topology::{CacheDomain, DomainId, Topology};
+use huddle_model::topology::{CacheDomain, CacheInfo, DomainId, Topology};
 use huddle_model::vm::{TaskId, Vcpu, Vm, VmmKind};
 
 use super::{Host, HostFailure};
 use crate::HostWindow;
+use crate::access_stream::{AccessStreams, StreamFile};
 use crate::guest::{GuestData, GuestId};
 
 /// The state that the fake host and its guests share.
@@ -110,6 +113,21 @@ impl Host for FakeHost {
         Ok(Topology::new(Some(2), (0..self.domains).map(domain).collect()).unwrap())
     }
 
+    fn cache_model(&self, topology: &Topology) -> Result<CacheModel, HostFailure> {
+        let cache = |domain: &CacheDomain| HostCache {
+            info: CacheInfo {
+                level: 2,
+                instruction_only: false,
+                shared_cpus: domain.cpus.clone(),
+                size_bytes: domain.size_bytes,
+            },
+            ways: Some(16),
+            line_bytes: Some(64),
+        };
+        let caches: Vec<HostCache> = topology.domains().iter().map(cache).collect();
+        CacheModel::of_host("host", topology, &caches).map_err(HostFailure::cannot)
+    }
+
     fn find(&self, guests: &[(String, GuestId)]) -> Result<Vec<Vm>, HostFailure> {
         let task = TaskId { id: 100, start_ticks: 1 };
         let vm = |(name, _): &(String, GuestId)| Vm {
@@ -167,6 +185,27 @@ impl Host for FakeHost {
         let pages = if self.is_merged() { data[0].kib / 4 } else { 0 };
         let is_same = |i: usize, j: usize| i != j && data[i].seed == data[j].seed;
         Ok(square(vms.len(), |i, j| if is_same(i, j) { pages } else { 0 }))
+    }
+
+    /// Scattered frames, those of merged data by its seed alone.
+    fn data_frames(
+        &mut self,
+        vms: &[Vm],
+        data: &[GuestData],
+        own: bool,
+    ) -> Result<Vec<Vec<u64>>, HostFailure> {
+        let merged = self.is_merged() && !own;
+        let of = |(vm, data): (usize, &GuestData)| {
+            let seed = if merged { data.seed } else { 1 << 20 | vm as u64 };
+            let mut rng = Rng::new(seed);
+            (0..data.kib / 4).map(|_| rng.next_u64() >> 34).collect()
+        };
+        assert_eq!(vms.len(), data.len());
+        Ok(data.iter().enumerate().map(of).collect())
+    }
+
+    fn access_streams(&self, _: &[Vm], _: u64, _: &[StreamFile]) -> Result<AccessStreams, HostFailure> {
+        Err(HostFailure::cannot("a fake host emulates nothing"))
     }
 
     fn place(&mut self, _: &[Vm], plan: &Plan) -> Result<(), HostFailure> {

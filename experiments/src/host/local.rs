@@ -8,6 +8,8 @@ use huddle_engine::backend::{Backend as _, CounterChoice, HostBackend, SharingCh
 use huddle_host::HostRoot;
 use huddle_host::discover::{DiscoverOptions, NamedProcess};
 use huddle_host::pin::{HostPinner, Journal};
+use huddle_host::topology;
+use huddle_model::cache::CacheModel;
 use huddle_model::matrix::{Method, SharingMatrix, Weigh};
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
@@ -20,6 +22,7 @@ use nix::sched;
 use nix::unistd::{Pid, Uid};
 
 use super::{CONTENT, Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
+use crate::access_stream::{AccessStreams, StreamFile, Streamed};
 use crate::data_pages::{DataPages, ProcessMemory};
 use crate::guest::{GuestData, GuestId};
 use crate::probes::{HostWindow, Watch};
@@ -145,6 +148,13 @@ impl Host for CollectorHost {
         Ok(HostBackend { cache_level: level, ..self.backend.clone() }.topology()?)
     }
 
+    fn cache_model(&self, topology: &Topology) -> Result<CacheModel, HostFailure> {
+        let caches = topology::usable_cpus(&self.root)
+            .and_then(|usable| topology::cache_geometries(&self.root, &usable))
+            .map_err(HostFailure::cannot)?;
+        CacheModel::of_host("host", topology, &caches).map_err(HostFailure::cannot)
+    }
+
     fn find(&self, guests: &[(String, GuestId)]) -> Result<Vec<Vm>, HostFailure> {
         let pid_of = |(name, id): &(String, GuestId)| match id {
             GuestId::Process(pid) => Ok(NamedProcess { name: name.clone(), pid: *pid }),
@@ -179,6 +189,26 @@ impl Host for CollectorHost {
             held.check_found(vms).map_err(HostFailure::failed)?;
         }
         Ok(shared)
+    }
+
+    fn data_frames(
+        &mut self,
+        vms: &[Vm],
+        data: &[GuestData],
+        own: bool,
+    ) -> Result<Vec<Vec<u64>>, HostFailure> {
+        let mut memory = ProcessMemory::new(&self.root);
+        DataPages::frames(&mut memory, vms, data, own).map_err(HostFailure::failed)
+    }
+
+    fn access_streams(
+        &self,
+        vms: &[Vm],
+        memory_mib: u64,
+        streams: &[StreamFile],
+    ) -> Result<AccessStreams, HostFailure> {
+        let streamed = vms.iter().zip(streams).map(|(vm, stream)| Streamed { vm, memory_mib, stream });
+        AccessStreams::open(&self.root, streamed).map_err(HostFailure::failed)
     }
 
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {

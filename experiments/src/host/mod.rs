@@ -10,6 +10,7 @@ use std::path::Path;
 use huddle_engine::backend::BackendError;
 use huddle_host::HostRoot;
 use huddle_host::pin::{HostPinner, Journal, StateDir, StateLock, ThreadPin};
+use huddle_model::cache::CacheModel;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::CountedEvent;
@@ -20,6 +21,7 @@ use huddle_sharing::content::{ContentSettings, Share};
 
 pub use self::local::CollectorHost;
 pub use self::xen::XenHost;
+use crate::access_stream::{AccessStreams, StreamFile};
 use crate::guest::{GuestData, GuestId};
 use crate::probes::HostWindow;
 
@@ -31,6 +33,9 @@ const CONTENT: ContentSettings =
 pub trait Host {
     /// The cache domains at `level`, or at the default level.
     fn topology(&self, level: Option<u8>) -> Result<Topology, HostFailure>;
+
+    /// The caches of the host at the level of the domains of a topology, as far as they can be simulated.
+    fn cache_model(&self, topology: &Topology) -> Result<CacheModel, HostFailure>;
 
     /// The VMs that these guests are, by name, in that order.
     fn find(&self, guests: &[(String, GuestId)]) -> Result<Vec<Vm>, HostFailure>;
@@ -44,6 +49,24 @@ pub trait Host {
     /// How many pages of the data that each pair of VMs was given, in the order of `vms`, are on one frame;
     /// 0 for pairs with different data.
     fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure>;
+
+    /// The number of the frame of each page of the data that each VM was given, in the order of `vms`, or of its own copy
+    /// of it.
+    fn data_frames(
+        &mut self,
+        vms: &[Vm],
+        data: &[GuestData],
+        own: bool,
+    ) -> Result<Vec<Vec<u64>>, HostFailure>;
+
+    /// What emulated VMs read, write and fetch, as plugins of their emulators record it: of each VM its RAM in MiB, and
+    /// the stream.
+    fn access_streams(
+        &self,
+        vms: &[Vm],
+        memory_mib: u64,
+        streams: &[StreamFile],
+    ) -> Result<AccessStreams, HostFailure>;
 
     /// Sets the affinity of every vCPU to its domain, and makes sure that it holds. The other threads of
     /// its process go with it.
@@ -94,11 +117,11 @@ impl From<BackendError> for HostFailure {
 }
 
 impl HostFailure {
-    fn failed(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
     }
 
-    fn cannot(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn cannot(error: impl std::fmt::Display) -> Self {
         Self::Cannot(error.to_string())
     }
 }

@@ -7,6 +7,7 @@ use huddle_host::HostRoot;
 use huddle_host::pin::{HostPinner, Journal, Subject};
 use huddle_host::stages::PageMerger;
 use huddle_model::availability::Availability;
+use huddle_model::cache::CacheModel;
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::{Method, SharingMatrix};
@@ -24,6 +25,7 @@ use huddle_xen::topology::KnownCaches;
 use huddle_xen::vms::DomainChoice;
 
 use super::{CONTENT, Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
+use crate::access_stream::{AccessStreams, StreamFile};
 use crate::data_pages::{DataPages, DomainMemory};
 use crate::guest::xen::domain_name;
 use crate::guest::{GuestData, GuestId};
@@ -135,9 +137,20 @@ impl XenHost {
     }
 }
 
+/// Why no cache is simulated.
+fn no_simulation() -> HostFailure {
+    HostFailure::cannot(
+        "what domains of Xen read is not recorded, so no cache can be simulated; run with stand-ins (--guest process)",
+    )
+}
+
 impl Host for XenHost {
     fn topology(&self, level: Option<u8>) -> Result<Topology, HostFailure> {
         Ok(XenBackend { cache_level: level, ..self.backend.clone() }.topology()?)
+    }
+
+    fn cache_model(&self, _: &Topology) -> Result<CacheModel, HostFailure> {
+        Err(no_simulation())
     }
 
     fn find(&self, guests: &[(String, GuestId)]) -> Result<Vec<Vm>, HostFailure> {
@@ -184,6 +197,14 @@ impl Host for XenHost {
             held.check_found(vms).map_err(HostFailure::failed)?;
         }
         Ok(shared)
+    }
+
+    fn data_frames(&mut self, _: &[Vm], _: &[GuestData], _: bool) -> Result<Vec<Vec<u64>>, HostFailure> {
+        Err(no_simulation())
+    }
+
+    fn access_streams(&self, _: &[Vm], _: u64, _: &[StreamFile]) -> Result<AccessStreams, HostFailure> {
+        Err(no_simulation())
     }
 
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {

@@ -11,6 +11,7 @@ use huddle_model::cpuset::CpuSet;
 use huddle_model::summary::{MicrobenchFigures, ScanSummary, Summary};
 
 use super::{Microbench, MicrobenchSettings, MicrobenchSpec, Preset};
+use crate::access_stream::Recorders;
 use crate::frame::Workload;
 use crate::frame::command::{self, Format, Options, Prepared, Runnable, print_status};
 use crate::frame::report::{self, cell, percent, ratio, table};
@@ -63,7 +64,7 @@ pub fn execute(args: &Args, interrupt: &Interrupt) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         return Ok(spec.flavours_needed().iter().try_for_each(|name| writeln!(out, "flavour {name}"))?);
     }
-    let mut bench = Microbench { spec, last_level_cache: args.last_level_cache.clone() };
+    let mut bench = Microbench { spec, last_level_cache: args.last_level_cache.clone(), recorders: None };
     if bench.spec.settings.data_kib.len() < 2 {
         return command::execute(&mut bench, &args.options, interrupt);
     }
@@ -107,11 +108,17 @@ fn scan(all: &Microbench, options: &Options, interrupt: &Interrupt) -> anyhow::R
 fn scan_text(scan: &ScanSummary) -> String {
     let header =
         ["data", "sharing", "recommended, reads/s", "opposed, reads/s", "C / B", "A / C", "A / B", "valid"];
-    let mut table = table(header);
+    let simulated =
+        ["C / B, SIMULATED misses", "as time"].map(|name| (name, scan.simulated_rank_correlation));
+    let simulated = simulated.into_iter().filter_map(|(name, is_there)| is_there.map(|_| name));
+    let mut table = table(header.into_iter().chain(simulated));
     for size in &scan.sizes {
         let named = |name: &str| format!("{name}_{}_kib", size.data_kib);
         let ratio = |name| ratio(scan.ratios.get(&named(name)).copied().flatten());
-        table.add_row([
+        let simulated = [size.simulated_misses, size.simulated_time].map(|found| {
+            found.map(|found| found.map_or_else(|| "none".to_owned(), |found| self::ratio(Some(found))))
+        });
+        let row = [
             format!("{} KiB", size.data_kib),
             percent(size.sharing_rate),
             cell(&scan.arms, &named("recommended"), 0),
@@ -120,10 +127,20 @@ fn scan_text(scan: &ScanSummary) -> String {
             ratio("not_merged_over_opposed"),
             ratio("not_merged_over_recommended"),
             if size.valid { "yes".into() } else { "NO".into() },
-        ]);
+        ];
+        table.add_row(row.into_iter().chain(simulated.into_iter().flatten()));
     }
+    let correlation = match scan.simulated_rank_correlation {
+        None => String::new(),
+        Some(None) => {
+            "Rank correlation of simulated and measured time: too few sizes have both.\n".to_owned()
+        }
+        Some(Some(value)) => {
+            format!("Rank correlation of C / B, simulated as time and measured, over the sizes: {value:.2}\n")
+        }
+    };
     format!(
-        "By size of the data (A not merged, B recommended, C opposed; ratios of time per read)\n{table}\n"
+        "By size of the data (A not merged, B recommended, C opposed; ratios of time per read)\n{table}\n{correlation}"
     )
 }
 
@@ -135,7 +152,12 @@ impl Runnable for Microbench {
         directory: &Path,
     ) -> anyhow::Result<Prepared<dyn Reader>> {
         let host = self.host(root, options.state_dir.as_deref())?;
-        let starter = starter(&self.spec, options, directory, root)?;
+        if self.spec.guest == GuestKind::Qemu && self.spec.simulate.is_some() {
+            let vcpus = self.spec.settings.vcpus as usize;
+            let recorders = Recorders::create(&command::own_program()?, self.spec.guests(), vcpus);
+            self.recorders = Some(Rc::new(recorders.map_err(HostFailure::Cannot)?));
+        }
+        let starter = starter(self, options, directory, root)?;
         let accelerator = starter.accelerator();
         self.spec = self.spec.clone().with_data_for(accelerator);
         let spec = self.spec.clone();
@@ -179,7 +201,7 @@ impl Microbench {
 
 /// What starts guests on this host.
 fn starter(
-    spec: &MicrobenchSpec,
+    Microbench { spec, recorders, .. }: &Microbench,
     options: &Options,
     directory: &Path,
     root: &HostRoot,
@@ -207,5 +229,6 @@ fn starter(
         let maker = Rc::new(Maker::new(root, guards).map_err(HostFailure::Cannot)?);
         return Ok(Starter::Domains { images, maker, directory });
     }
-    Ok(Starter::Vms { images, accelerator: command::accelerator(), directory })
+    let accelerator = command::accelerator_for(recorders.is_some());
+    Ok(Starter::Vms { images, accelerator, directory, recorders: recorders.clone() })
 }

@@ -11,16 +11,20 @@
 //! kept from running at all.
 
 mod command;
+mod emulated_reads;
+mod known_reads;
 mod measure;
 mod report;
 mod spec;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use huddle_guest::chase::NODE_WORDS;
 use huddle_model::availability::Availability;
+use huddle_model::cache::estimate::ReadPattern;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
@@ -30,14 +34,20 @@ use huddle_model::summary::{
     Sample, VcpuFigures, figures,
 };
 
+use crate::access_stream::Recorders;
 use crate::frame::run::RunError;
+use crate::frame::simulate::AccessSource;
+use crate::frame::simulate::emulated::EmulatedAccesses;
 use crate::frame::spec::GuestKind;
 use crate::frame::summary::{boot_figures, misses, values_of_arm};
 use crate::frame::{Cold, Figure, Metric, Outcome, RatioSpec, Verify, Window, Workload};
-use crate::guest::{Pace, Reader};
+use crate::guest::{GuestData, Pace, Reader};
+use crate::host::HostFailure;
+use emulated_reads::Reads;
+use known_reads::KnownReads;
 
 pub use command::{Args, execute};
-pub use spec::{MicrobenchSettings, MicrobenchSpec, Preset};
+pub use spec::{MicrobenchSettings, MicrobenchSpec, Preset, ReadOrder};
 
 /// The microbenchmark of a specification.
 #[derive(Clone, Debug)]
@@ -46,7 +56,12 @@ pub struct Microbench {
     pub spec: MicrobenchSpec,
     /// On Xen, the CPUs of each last-level cache; empty for one a socket.
     pub last_level_cache: Vec<CpuSet>,
+    /// What records the accesses of emulated VMs, if that is wanted.
+    pub recorders: Option<Rc<Recorders>>,
 }
+
+/// Bytes of a line of data.
+const LINE_BYTES: u64 = (NODE_WORDS * size_of::<u64>()) as u64;
 
 /// How many data sets a VM that holds cold data has of it where no size is given: enough that pairs with the same cold
 /// data share most.
@@ -80,8 +95,12 @@ impl Workload for Microbench {
         format!("{} guests", self.spec.guests())
     }
 
+    fn vcpus(&self) -> usize {
+        self.spec.guests() * self.spec.settings.vcpus as usize
+    }
+
     fn pace(&self, data_bytes: u64) -> Pace {
-        let lines = data_bytes / (NODE_WORDS * size_of::<u64>()) as u64;
+        let lines = data_bytes / LINE_BYTES;
         // A burst reads all of the data, and then another guest on the CPU has time for a burst.
         let idle_us = if self.spec.guest.has_kernels() { 50 } else { 0 };
         Pace {
@@ -112,6 +131,37 @@ impl Workload for Microbench {
         plan: &Plan,
     ) -> Result<Result<Sample, String>, RunError> {
         measure::sample(&self.spec.settings, window, arm, plan)
+    }
+
+    fn accesses<'a>(
+        &'a self,
+        window: Window<'a, dyn Reader>,
+        data: &'a [GuestData],
+    ) -> Result<Box<dyn AccessSource + 'a>, RunError> {
+        match self.spec.guest {
+            GuestKind::Process => Ok(Box::new(KnownReads::new(window, data, self.spec.seed, self.spec.settings.simulated_order))),
+            GuestKind::Qemu => {
+                let recorders = self.recorders.as_ref().map_or(&[][..], |recorders| recorders.streams());
+                let streams = window.host.access_streams(window.vms, self.spec.memory_mib, recorders)?;
+                let lines = data.first().map_or(0, |data| data.kib * 1024 / LINE_BYTES);
+                let work = Box::new(Reads::of(lines));
+                Ok(Box::new(EmulatedAccesses { window, streams, seed: self.spec.seed, set_forward: 0, work }))
+            }
+            GuestKind::Xen => Err(HostFailure::Cannot(
+                "what domains of Xen read is not recorded, so no cache can be simulated; take stand-ins (--guest process)"
+                    .to_owned(),
+            )
+            .into()),
+        }
+    }
+
+    fn read_pattern(&self) -> Option<ReadPattern> {
+        // The kernels of VMs read besides.
+        let is_all = self.spec.guest == GuestKind::Process;
+        is_all.then_some(match self.spec.settings.simulated_order {
+            ReadOrder::Ring => ReadPattern::Cyclic,
+            ReadOrder::Random => ReadPattern::Independent,
+        })
     }
 
     fn first_block(&self) -> Option<Duration> {

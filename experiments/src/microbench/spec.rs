@@ -45,6 +45,17 @@ impl crate::frame::spec::Preset for Preset {
 /// was measured to be evicted however VMs are placed.
 pub type MicrobenchSpec = Spec<MicrobenchSettings>;
 
+/// The order in which a simulation has stand-ins read their data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadOrder {
+    /// That of the ring, as stand-ins do: every line once a round
+    #[default]
+    Ring,
+    /// A line at random each time, as the paper has it
+    Random,
+}
+
 /// Keys of the microbenchmark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default)]
@@ -83,6 +94,9 @@ pub struct MicrobenchSettings {
     /// longer than bursts the CPU is idle too and time depends less on the cache.
     #[arg(skip)]
     pub idle_us: Option<u64>,
+    /// With --simulate and stand-ins, in which order their data is read
+    #[arg(long, value_enum)]
+    pub simulated_order: ReadOrder,
     /// Whether equal pages are merged. Without it the run is a placebo: the same guests, data and placements,
     /// among which no difference comes from sharing.
     #[arg(skip)]
@@ -117,6 +131,7 @@ impl Default for MicrobenchSettings {
             cold_kib: None,
             burst_reads: None,
             idle_us: None,
+            simulated_order: ReadOrder::Ring,
             merge: true,
             seconds_per_arm: 0.5,
             settle_seconds: 0.1,
@@ -142,6 +157,10 @@ impl Settings for MicrobenchSettings {
         require(
             private_bytes > 0 && private_bytes.is_multiple_of(PAGE_BYTES as u64),
             "--private-kib must be a multiple of 4 and not 0",
+        )?;
+        require(
+            settings.simulated_order == ReadOrder::Ring || spec.guest == GuestKind::Process,
+            "--simulated-order random needs stand-ins (--guest process): what VMs read is recorded as it is",
         )?;
         require(
             settings.cold.is_empty() || settings.cold.len() == spec.guests(),
@@ -176,6 +195,8 @@ impl MicrobenchSpec {
     #[must_use]
     pub fn with_data_for(mut self, accelerator: Option<Accelerator>) -> Self {
         let part = match (self.guest, accelerator) {
+            // A simulated cache is used by guests alone.
+            _ if self.simulate.as_deref().is_some_and(|machine| machine != "host") => 0.75,
             (GuestKind::Process, _) => 0.625,
             (_, Some(Accelerator::Tcg)) => 0.25,
             (_, Some(Accelerator::Kvm) | None) => 0.75,
@@ -255,6 +276,12 @@ mod tests {
         assert_eq!(part(quick(GuestKind::Qemu), Some(Accelerator::Tcg)), Some(0.25));
         assert_eq!(part(quick(GuestKind::Qemu), Some(Accelerator::Kvm)), Some(0.75));
         assert_eq!(part(quick(GuestKind::Xen), None), Some(0.75));
+        let simulated = |machine: &str| MicrobenchSpec {
+            simulate: Some(machine.to_owned()),
+            ..quick(GuestKind::Process)
+        };
+        assert_eq!(part(simulated("paper"), None), Some(0.75));
+        assert_eq!(part(simulated("host"), None), Some(0.625));
         let given = MicrobenchSpec { data_cache_fraction: Some(0.4), ..quick(GuestKind::Qemu) };
         assert_eq!(part(given, Some(Accelerator::Tcg)), Some(0.4));
     }

@@ -20,6 +20,7 @@ pub(crate) fn fake_run() -> FakeRun<Microbench> {
     let bench = Microbench {
         spec: MicrobenchSpec { repetitions: 6, merge_seconds: 0.03, settings, ..MicrobenchSpec::default() },
         last_level_cache: Vec::new(),
+        recorders: None,
     };
     let host = FakeHost::new(448, |merged, i, j| if merged && i / 2 == j / 2 { 384 } else { 0 });
     FakeRun::new(bench, host, |guest| Box::new(guest))

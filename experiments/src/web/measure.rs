@@ -8,6 +8,8 @@ use super::WebSettings;
 use super::tenant::Tenant;
 use crate::frame::Window;
 use crate::frame::run::RunError;
+use crate::frame::simulate::Phase;
+use crate::frame::simulate::emulated::Work;
 
 /// How often to check whether all requests are done: seldom, since this is work on the CPUs that are measured.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -65,5 +67,36 @@ pub(super) fn wait_until_answered(
                 settings.most_seconds_per_arm
             )));
         }
+    }
+}
+
+/// So many answers of each server. They are counted on the host: no server is waited for.
+pub(super) struct Answers {
+    settings: WebSettings,
+    /// Answers of each server by which a phase is over.
+    until: Vec<usize>,
+}
+
+impl Answers {
+    pub(super) fn new(settings: WebSettings) -> Self {
+        Self { settings, until: Vec::new() }
+    }
+}
+
+impl Work<dyn Tenant> for Answers {
+    fn prepare(&mut self, _: &mut Window<'_, dyn Tenant>) -> Result<(), RunError> {
+        Ok(())
+    }
+
+    fn begin(&mut self, window: &mut Window<'_, dyn Tenant>, phase: Phase) {
+        let wanted = match phase {
+            Phase::WarmUp => self.settings.warm_up_requests,
+            Phase::Counted => self.settings.requests,
+        };
+        self.until = window.guests.iter().map(|tenant| tenant.answered() + wanted).collect();
+    }
+
+    fn is_enough(&mut self, window: &mut Window<'_, dyn Tenant>, _: Duration) -> bool {
+        window.guests.iter().zip(&self.until).all(|(tenant, until)| tenant.answered() >= *until)
     }
 }

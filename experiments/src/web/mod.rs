@@ -27,6 +27,7 @@ pub(crate) mod tests;
 pub mod vm;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use huddle_model::plan::Plan;
 use huddle_model::rng::Rng;
@@ -35,7 +36,10 @@ use huddle_model::summary::{
     Arm, Block, Ratio, Requests, Sample, TenantFigures, TenantSample, WebConfig, WebFigures, figures,
 };
 
+use crate::access_stream::Recorders;
 use crate::frame::run::RunError;
+use crate::frame::simulate::AccessSource;
+use crate::frame::simulate::emulated::EmulatedAccesses;
 use crate::frame::{Figure, Metric, Outcome, RatioSpec, Verify, Window, Workload};
 use crate::guest::{GuestData, Pace};
 use tenant::Tenant;
@@ -57,6 +61,8 @@ pub struct Web {
     pub spec: WebSpec,
     /// Apache's program, for servers that are processes.
     pub apache: PathBuf,
+    /// What records the accesses of emulated VMs, if that is wanted.
+    pub recorders: Option<Rc<Recorders>>,
 }
 
 const fn ratio(name: &'static str, text: &'static str, arms: (Arm, Arm), of: Metric) -> RatioSpec {
@@ -77,6 +83,10 @@ impl Workload for Web {
 
     fn guests(&self) -> String {
         format!("{} web servers, page {}", self.spec.guests(), self.spec.settings.page.name())
+    }
+
+    fn vcpus(&self) -> usize {
+        self.spec.guests()
     }
 
     fn pace(&self, data_bytes: u64) -> Pace {
@@ -119,6 +129,17 @@ impl Workload for Web {
         _: &Plan,
     ) -> Result<Result<Sample, String>, RunError> {
         measure::sample(&self.spec.settings, window, arm)
+    }
+
+    fn accesses<'a>(
+        &'a self,
+        window: Window<'a, dyn Tenant>,
+        _: &'a [GuestData],
+    ) -> Result<Box<dyn AccessSource + 'a>, RunError> {
+        let recorders = self.recorders.as_ref().map_or(&[][..], |recorders| recorders.streams());
+        let streams = window.host.access_streams(window.vms, self.spec.memory_mib, recorders)?;
+        let work = Box::new(measure::Answers::new(self.spec.settings.clone()));
+        Ok(Box::new(EmulatedAccesses { window, streams, seed: self.spec.seed, set_forward: 0, work }))
     }
 
     const MAIN: Figure = Figure { name: "mean response time", unit: "us", of: Sample::mean_us };

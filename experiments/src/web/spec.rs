@@ -131,6 +131,10 @@ impl Settings for WebSettings {
         /// Less memory than this does not hold the VMs' files, which an initramfs keeps in half of it.
         const MIN_MIB: u64 = 384;
         let settings = &spec.settings;
+        require(
+            spec.simulate.is_none() || spec.guest == GuestKind::Qemu,
+            "--simulate needs VMs of QEMU (--guest qemu): what servers that are processes read is not known",
+        )?;
         let has_memory = spec.guest != GuestKind::Qemu || spec.memory_mib >= MIN_MIB;
         require(
             has_memory,

@@ -21,7 +21,7 @@ pub(crate) fn fake_run() -> FakeRun<Web> {
     };
     let spec = WebSpec { arms, repetitions: 6, merge_seconds: 0.3, settings, ..WebSpec::default() };
     let host = FakeHost::new(1000, |_, i, j| if i / 2 == j / 2 { 250 + PAGES } else { 250 });
-    FakeRun::new(Web { spec, apache: PathBuf::new() }, host, |guest| Box::new(guest))
+    FakeRun::new(Web { spec, apache: PathBuf::new(), recorders: None }, host, |guest| Box::new(guest))
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::apache::{self, DEBIAN_MODULES};
 use super::run_directory::{RunDirectory, SERVER_FILES};
 use super::server::{Server, free_port};
 use crate::guest::GuestError;
-use crate::guest::qemu::{Accelerator, Machine};
+use crate::guest::qemu::{Accelerator, Machine, Plugin};
 use crate::host::HostFailure;
 use crate::images;
 
@@ -70,7 +70,12 @@ impl WebVms {
     ///
     /// # Errors
     /// The program or its files are not available.
-    pub fn start(&self, name: &str, directory: &RunDirectory) -> Result<Server, GuestError> {
+    pub fn start(
+        &self,
+        name: &str,
+        directory: &RunDirectory,
+        plugin: Option<&Plugin>,
+    ) -> Result<Server, GuestError> {
         let machine = Machine {
             name,
             kernel: &self.kernel,
@@ -79,8 +84,9 @@ impl WebVms {
             memory_mib: self.memory_mib,
             vcpus: 1,
             console: &directory.path().join(format!("{name}.log")),
+            plugin,
         };
-        let mut process = machine.command();
+        let mut process = machine.command()?;
         let failed = |source| machine.failed(source);
         let address = free_port().map_err(failed)?;
         process.args([

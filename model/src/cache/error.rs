@@ -121,6 +121,14 @@ pub enum CacheError {
         /// The largest for this model.
         most: u64,
     },
+    /// A line that is none of so many.
+    #[error("line {line} of {fold} neighbouring ones is to be kept; give one from 0 and below {fold}")]
+    KeptLine {
+        /// The line given.
+        line: u32,
+        /// The factor.
+        fold: u32,
+    },
     /// Nothing to simulate.
     #[error("no placement to simulate; give at least one")]
     NoPlacement,

@@ -9,22 +9,38 @@ use crate::rng::Rng;
 /// The choice is by the low bits of a line's number, which choose the set in the private level and within a slice of the
 /// shared one: a kept set is kept with all lines that can be in it. Of each `fold` neighbouring lines one is kept, and
 /// which one depends on the bits above them, so that sets differ in their place within a page: with 64-byte lines and a
-/// factor of 64 one line of each frame is kept, that at [`Sampler::offset_in_frame`].
+/// factor of 64 one line of each frame is kept, that at [`Sampler::offset_in_frame`]. Who sees addresses before they are
+/// translated knows no frames, and keeps the [same line](KeptSets::SameLine) of every page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
     /// One of so many sets; 1 for all, otherwise a power of two.
     pub fold: u32,
-    /// Chooses which.
-    pub seed: u64,
+    /// Which of them.
+    pub kept: KeptSets,
+}
+
+/// Which of `fold` neighbouring lines is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptSets {
+    /// One that depends on the seed and on the bits above them.
+    Seed(u64),
+    /// That at the same place everywhere, from 0 and below the factor. Data that lies alike in every page is in the
+    /// sample with all of it or not at all.
+    SameLine(u32),
 }
 
 impl Sampling {
     /// All sets.
-    pub const ALL: Self = Self { fold: 1, seed: 0 };
+    pub const ALL: Self = Self { fold: 1, kept: KeptSets::Seed(0) };
 
     /// One of `fold` sets, by the seed 0.
     pub fn one_of(fold: u32) -> Self {
-        Self { fold, seed: 0 }
+        Self::by_seed(fold, 0)
+    }
+
+    /// One of `fold` sets, chosen by a seed.
+    pub fn by_seed(fold: u32, seed: u64) -> Self {
+        Self { fold, kept: KeptSets::Seed(seed) }
     }
 }
 
@@ -56,7 +72,8 @@ impl Sampler {
     /// For a model.
     ///
     /// # Errors
-    /// A factor that is not a power of two, or above the sets by which both levels can be divided.
+    /// A factor that is not a power of two, or above the sets by which both levels can be divided; a line that is not
+    /// below the factor.
     pub fn new(model: &CacheModel, sampling: Sampling) -> Result<Self, CacheError> {
         let most = model.sampled_sets();
         let fold = u64::from(sampling.fold);
@@ -65,9 +82,16 @@ impl Sampler {
         }
         let line_shift = (u64::from(model.line_bytes()) / GRANULE_BYTES).trailing_zeros();
         let values = most / fold;
-        // Neighbours are far apart in the page, and all offsets come equally often.
-        let start = Rng::of_part(sampling.seed, 0x5E7).below(sampling.fold as usize) as u64;
-        let step = (fold * 5 / 8) | 1;
+        let (start, step) = match sampling.kept {
+            KeptSets::SameLine(line) if u64::from(line) >= fold => {
+                return Err(CacheError::KeptLine { line, fold: sampling.fold });
+            }
+            KeptSets::SameLine(line) => (u64::from(line), 0),
+            // Neighbours are far apart in the page, and all offsets come equally often.
+            KeptSets::Seed(seed) => {
+                (Rng::of_part(seed, 0x5E7).below(sampling.fold as usize) as u64, (fold * 5 / 8) | 1)
+            }
+        };
         let kept = (0..values).map(|value| ((start + value * step) & (fold - 1)) as u16).collect();
         let byte_shift = line_shift + GRANULE_BYTES.trailing_zeros();
         let masks = model.slice_masks();

@@ -34,6 +34,7 @@
 mod access;
 mod directory;
 mod error;
+pub mod estimate;
 mod groups;
 mod index;
 mod model;
@@ -49,7 +50,7 @@ mod tests;
 pub use access::{Access, AccessKind, GRANULE_BYTES, MAX_ADDRESS, MAX_VCPU};
 pub use error::{CacheError, StreamError};
 pub use groups::{DomainPlacement, MAX_GROUPS};
-pub use index::{Sampler, Sampling};
+pub use index::{KeptSets, Sampler, Sampling};
 pub use model::{CacheDescription, CacheModel, Inclusion, PrivateLevel};
 pub use presets::{HostCache, PRESETS};
 pub use replacement::{Qlru, Replacement};

@@ -227,6 +227,11 @@ impl CacheModel {
         Self::try_from(CacheDescription { domains, ..self.0.clone() })
     }
 
+    /// The largest factor of a [sampling](super::Sampling).
+    pub fn largest_fold(&self) -> u32 {
+        self.sampled_sets().min(1 << 15) as u32
+    }
+
     /// How addresses choose a slice; empty if that is not known.
     pub(super) fn slice_masks(&self) -> &[u64] {
         &self.0.slice_masks

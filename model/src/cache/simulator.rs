@@ -52,7 +52,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, other: Self) {
+    /// Adds those of another.
+    pub fn add(&mut self, other: Self) {
         self.accesses.add(other.accesses);
         self.references.add(other.references);
         self.misses.add(other.misses);

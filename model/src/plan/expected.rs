@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bound, PlanInput, VcpuPlacement};
+use super::{Bound, ExpectedMisses, PlanInput, VcpuPlacement};
 use crate::matrix::{CountedBy, SavedFrames};
 use crate::text::counted;
 
 /// Expected effect of a placement, by the matrix it was made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
     /// Frames shared by pairs within one domain, as `shared_within` of the plan.
     pub frames_within: u64,
@@ -29,6 +29,19 @@ pub struct Expected {
     pub bound_bytes_saved: Option<u64>,
     /// Whether the bound is that of the optimum; then a placement with as much is optimal.
     pub bound_is_proven: bool,
+    /// An estimate of misses; `None` where what it is made from is not known.
+    #[serde(default)]
+    pub misses: Option<ExpectedMisses>,
+    /// Why there is no estimate, as one clause; `None` where there is one, and in plans of earlier versions.
+    #[serde(default)]
+    pub misses_unavailable: Option<String>,
+}
+
+fn parted(estimate: Result<ExpectedMisses, String>) -> (Option<ExpectedMisses>, Option<String>) {
+    match estimate {
+        Ok(estimate) => (Some(estimate), None),
+        Err(reason) => (None, Some(reason)),
+    }
 }
 
 /// As earlier versions did.
@@ -61,6 +74,7 @@ impl Expected {
             });
             moves += u64::from(now != Some(placed.domain));
         }
+        let (misses, misses_unavailable) = parted(input.expected_misses_from_now(placement));
         Some(Self {
             frames_within,
             cache_bytes_saved: page_size.bytes_of(saved.frames.round() as u64),
@@ -78,7 +92,16 @@ impl Expected {
             bound_is_proven: bound.is_some_and(|bound| match bound {
                 Bound::Saved { is_proven, .. } | Bound::Shared { is_proven, .. } => is_proven,
             }),
+            misses,
+            misses_unavailable,
         })
+    }
+
+    /// The same with another estimate of misses, or the reason why there is none.
+    #[must_use]
+    pub fn with_misses(self, estimate: Result<ExpectedMisses, String>) -> Self {
+        let (misses, misses_unavailable) = parted(estimate);
+        Self { misses, misses_unavailable, ..self }
     }
 }
 

@@ -17,7 +17,7 @@ struct Out<'a, P> {
     placement: P,
     shared_within: Option<u64>,
     shared_total: Option<u64>,
-    expected: Option<Expected>,
+    expected: Option<&'a Expected>,
     waiting: Option<&'a str>,
     reasons: &'a [String],
 }
@@ -31,7 +31,7 @@ impl<'a, P> Out<'a, P> {
             placement,
             shared_within: plan.shared_within,
             shared_total: plan.shared_total,
-            expected: plan.expected,
+            expected: plan.expected.as_ref(),
             waiting: plan.waiting.as_deref(),
             reasons: &plan.reasons,
         }

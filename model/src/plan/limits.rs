@@ -29,8 +29,8 @@ pub struct PlanLimits {
     /// Minimum share, from 0 to 1, of a VM's memory that is on the NUMA node of a domain it may go to. A VM
     /// without such a domain is not limited.
     pub local_memory: Option<f64>,
-    /// The working set of VMs in a cache, in KiB, by name as in `apart`. For other VMs it is the measurement of
-    /// the processor's monitoring (resctrl).
+    /// The working set of VMs in a cache, in KiB, by name as in `apart`: for contention, and for an estimate of misses.
+    /// For other VMs it is the measurement of the processor's monitoring (resctrl).
     pub working_set_kib: BTreeMap<String, u64>,
     /// With policy `sharing`: how many shared frames within a domain are given up for one frame less of
     /// working sets above the cache size. Without working sets it has no effect. [default: 1]
@@ -98,7 +98,7 @@ impl PlanLimits {
         self.apart.iter().flatten().any(|name| vm.identity().is_meant_by(name))
     }
 
-    /// What the user says that a VM uses of a cache, in KiB.
+    /// What the user says that a VM uses of a cache, in KiB; 0 says nothing.
     pub(super) fn working_set_of(&self, vm: &MatrixVm) -> Option<u64> {
         // What is called exactly so, before what was renamed.
         let exact = self.working_set_kib.get(&vm.name);
@@ -106,7 +106,7 @@ impl PlanLimits {
             let mut sets = self.working_set_kib.iter();
             sets.find(|(name, _)| vm.identity().is_meant_by(name)).map(|(_, kib)| kib)
         };
-        exact.or_else(meant).copied()
+        exact.or_else(meant).copied().filter(|kib| *kib > 0)
     }
 }
 

@@ -39,6 +39,7 @@ mod instance;
 mod json;
 mod keeping;
 mod limits;
+mod misses;
 mod named_vms;
 mod nodes;
 mod paper;
@@ -69,11 +70,15 @@ pub use instance::{Bins, Instance, ItemGroup};
 pub use json::PlanOfVms;
 pub use keeping::Broken;
 pub use limits::{BadLimit, PlanLimits};
+pub use misses::{
+    CacheBasis, DomainMisses, ExpectedMisses, MissBasis, RatesBy, SharedBy, VmMisses, WorkingSet,
+    WorkingSetSource,
+};
 pub use named_vms::{Applied, NamedVms};
 pub use search::search;
 pub use unmerged::MergingState;
 pub use vcpu_limits::VcpuRules;
-pub use what_if::{WhatIf, what_if};
+pub use what_if::{MissSources, WhatIf, what_if};
 
 /// Input of a policy about one VM, in addition to the matrix.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,7 +92,8 @@ pub struct PlanVm {
     pub vcpus: Vec<u32>,
     /// CPUs that its vCPUs recently kept busy, on average; `None` if unknown.
     pub cpus_busy: Option<f64>,
-    /// Bytes of a cache that it uses without contention; `None` if unknown.
+    /// Bytes of a cache that it uses without contention; `None` if unknown. 0, as an idle VM or a new monitoring group has
+    /// it, is what it occupied and says nothing of what it uses: plans take it as unknown.
     pub working_set_bytes: Option<u64>,
     /// Pages of its memory on each NUMA node; empty if unknown.
     pub node_pages: BTreeMap<u32, u64>,
@@ -240,9 +246,19 @@ impl<'a> PlanInput<'a> {
 
     /// The working set of a VM in frames of the matrix: as configured, or else as measured.
     fn working_set_frames(&self, vm: usize) -> Option<u64> {
-        let configured = self.limits.and_then(|limits| limits.working_set_of(&self.matrix.vms()[vm]));
-        let bytes = configured.map(|kib| kib * 1024).or_else(|| self.vms.get(vm)?.working_set_bytes);
+        let bytes = self.configured_working_set_bytes(vm).or_else(|| self.measured_working_set_bytes(vm));
         bytes.map(|bytes| self.matrix.page_size().pages_in(bytes))
+    }
+
+    /// The working set that the user set, in bytes; never 0.
+    fn configured_working_set_bytes(&self, vm: usize) -> Option<u64> {
+        let kib = self.limits?.working_set_of(&self.matrix.vms()[vm])?;
+        Some(kib.saturating_mul(1024))
+    }
+
+    /// The working set that was measured, in bytes; never 0.
+    fn measured_working_set_bytes(&self, vm: usize) -> Option<u64> {
+        self.vms.get(vm)?.working_set_bytes.filter(|bytes| *bytes > 0)
     }
 
     /// The rate a pair is ranked by: the higher of its two directions, since a small VM that is completely
@@ -335,7 +351,9 @@ impl Policy {
                 reasons.extend(placed_so_far.into_reasons());
                 reasons.extend(notes);
                 reasons.extend(classes::reasons(input, &placement));
-                reasons.extend(expected.map(|expected| expected.to_string()));
+                reasons.extend(expected.iter().map(Expected::to_string));
+                let misses = expected.as_ref().and_then(|expected| expected.misses.as_ref());
+                reasons.extend(misses.map(ExpectedMisses::to_string));
                 (placement, within, expected)
             }
             None => {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use blocks::{BlockSums, Part, SampleFlags};
 pub use compare::{CannotCompare, Compared, Side, Warning, compare_blocks};
 pub use distribution::{Distribution, Figure};
-pub use rank::{EXACT_UP_TO, RankTest, mann_whitney, signed_rank};
+pub use rank::{EXACT_UP_TO, RankTest, mann_whitney, rank_correlation, signed_rank};
 pub use sequential::{TrialCompared, compare_trial, evidence_above, evidence_below, sequential_estimate};
 pub use series::{LEAST_STRETCHES, SeriesCompared, block_length, compare_series};
 pub use trend::{MIN_FOR_TREND, OUTLIER_SCORE, Trend, outliers, relative_drift, trend};

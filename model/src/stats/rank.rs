@@ -170,3 +170,52 @@ fn two_sided(ways: &[f64], observed: usize) -> f64 {
 pub(super) fn two_sided_normal(z: f64) -> f64 {
     libm::erfc(z.abs() / std::f64::consts::SQRT_2)
 }
+
+/// Spearman's rank correlation of pairs of values (Spearman, "The proof and measurement of association between two
+/// things", American Journal of Psychology 15, 1904), -1 to 1; equal values have the mean of their ranks. `None` for
+/// fewer than three pairs, or where all values of one kind are equal.
+pub fn rank_correlation(pairs: &[(f64, f64)]) -> Option<f64> {
+    if pairs.len() < 3 {
+        return None;
+    }
+    let first = mean_ranks(pairs.iter().map(|(first, _)| *first));
+    let second = mean_ranks(pairs.iter().map(|(_, second)| *second));
+    let mean = (pairs.len() + 1) as f64 / 2.0;
+    let product = |one: &[f64], other: &[f64]| -> f64 {
+        one.iter().zip(other).map(|(one, other)| (one - mean) * (other - mean)).sum()
+    };
+    let spread = (product(&first, &first) * product(&second, &second)).sqrt();
+    (spread > 0.0).then(|| product(&first, &second) / spread)
+}
+
+/// The rank of each value from 1, of equal values the mean.
+fn mean_ranks(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let values: Vec<f64> = values.collect();
+    let rank = |value: &f64| {
+        let below = values.iter().filter(|other| *other < value).count();
+        let equal = values.iter().filter(|other| *other == value).count();
+        below as f64 + (equal + 1) as f64 / 2.0
+    };
+    values.iter().map(rank).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_correlated_whatever_the_values_are() {
+        let close = |pairs: &[(f64, f64)], expected: f64| {
+            let found = rank_correlation(pairs).unwrap();
+            assert!((found - expected).abs() < 1e-12, "{found}");
+        };
+        close(&[(1.0, 1.0), (2.0, 10.0), (9.0, 11.0)], 1.0);
+        close(&[(1.0, 3.0), (2.0, 2.0), (3.0, -8.0)], -1.0);
+        // Ranks 1 2 3 4 5 and 2 1 4 3 5: 1 - 6 * 4 / (5 * 24).
+        close(&[(1.0, 2.0), (2.0, 1.0), (3.0, 4.0), (4.0, 3.0), (5.0, 5.0)], 0.8);
+        // Ranks 1.5 1.5 3 and 1 2 3: 1.5 / sqrt(1.5 * 2).
+        close(&[(1.0, 1.0), (1.0, 2.0), (2.0, 3.0)], 1.5 / 3f64.sqrt());
+        assert_eq!(rank_correlation(&[(1.0, 1.0), (2.0, 2.0)]), None);
+        assert_eq!(rank_correlation(&[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)]), None);
+    }
+}

@@ -12,9 +12,13 @@ mod arm;
 mod environment;
 mod figure;
 mod kinds;
+mod measured;
 mod microbench;
+mod predicted;
 mod sample;
 mod scan;
+mod simulated;
+mod steps;
 mod web;
 
 use std::collections::BTreeMap;
@@ -28,13 +32,21 @@ use crate::matrix::SharingMatrix;
 use crate::plan::Plan;
 use crate::topology::Topology;
 
+pub use crate::cache::estimate::MISS_OVER_HIT;
 pub use arm::{Arm, by_order_of_arms};
 pub use environment::{Environment, Extra};
 pub use figure::{ArmFigure, Ratio, SECONDS_A_MILLION_READS, figures};
 pub use kinds::one_a_kind;
 pub use microbench::{MicrobenchConfig, MicrobenchFigures, VcpuFigures};
+pub use predicted::{PredictedCaches, PredictedMisses, PredictedReads, PredictedVm};
 pub use sample::{Block, GuestSample, Sample, Seen, TenantSample, VcpuProbe};
-pub use scan::{ScanSummary, Size};
+pub use scan::{OPPOSED_OVER_RECOMMENDED, ScanSummary, Size};
+pub use simulated::{
+    AccessOrigin, MICROSECONDS, MISSES_PER_READ, MISSES_PER_THOUSAND_READS,
+    MISSES_PER_THOUSAND_READS_OF_GUEST, SIMULATED_RATIOS, SimulatedBlock, SimulatedDomain, SimulatedMisses,
+    SimulatedSample, SimulatedVcpu, SimulatedVm, misses_for,
+};
+pub use steps::{ArmSteps, MAX_BLOCKS, NoSteps, ShownFigures, SizeDirectory};
 pub use web::{Failure, Requests, Response, TenantFigures, WebConfig, WebFigures, good_us};
 
 /// Name of a result's file within the directory of an experiment.
@@ -69,6 +81,15 @@ pub struct Summary<F = Map<String, Value>> {
     pub arms: BTreeMap<String, ArmFigure>,
     /// LLC misses per operation, or why they are unknown.
     pub llc_misses: Option<Availability<BTreeMap<String, ArmFigure>>>,
+    /// Misses that an estimate expects, or why there is none; absent if none was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Availability<PredictedMisses>>,
+    /// Misses that a simulated cache has had; absent if none was simulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<SimulatedMisses>,
+    /// Why nothing was timed; absent where something was to be and was, or where nothing is ever timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untimed: Option<String>,
     /// Ratios of the arms, paired by block: of times, so that above 1 the arm named first is slower.
     #[serde(default)]
     pub ratios: BTreeMap<String, Option<Ratio>>,
@@ -155,6 +176,11 @@ impl<F> Summary<F> {
     /// A ratio of the arms, if available.
     pub fn ratio(&self, name: &str) -> Option<Ratio> {
         self.ratios.get(name).copied().flatten()
+    }
+
+    /// Expected misses, if available.
+    pub fn predicted(&self) -> Option<&PredictedMisses> {
+        self.predicted.as_ref()?.value()
     }
 
     /// The data of each VM, in the order of the matrix, if the specification has it.

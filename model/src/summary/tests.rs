@@ -77,3 +77,39 @@ fn other_texts_are_rejected_with_the_reason() {
         assert!(error.contains(words), "{error}");
     }
 }
+
+#[test]
+fn what_a_scan_lacks_and_what_it_has_no_value_for_are_two_things() {
+    let size = |fields: Value| {
+        let mut size = json!({"data_kib": 512, "directory": "data-512-kib", "valid": true, "sharing_rate": null,
+                              "verdict": null});
+        fields.as_object().unwrap().iter().for_each(|(name, value)| size[name] = value.clone());
+        size
+    };
+    let ratio = json!({"value": 1.5, "ci95": null, "n": 3, "test": null});
+    let scan = json!({
+        "schema": SUMMARY_SCHEMA, "experiment": "microbench_scan", "guest": "process", "started_utc": null,
+        "duration_s": null, "valid": true, "arms": {}, "ratios": {}, "sharing_rate": null, "environment": null,
+        "simulated_rank_correlation": null,
+        "sizes": [size(json!({"simulated_misses": null, "simulated_time": ratio, "predicted_time": 1.25})),
+                  size(json!({"predicted_misses": null}))],
+    });
+    let read: ScanSummary = serde_json::from_value(scan.clone()).unwrap();
+    assert_eq!((read.simulated_rank_correlation, read.predicted_rank_correlation), (Some(None), None));
+    let [first, second] = &read.sizes[..] else { panic!("two sizes") };
+    assert_eq!((first.simulated_misses, first.predicted_misses), (Some(None), None));
+    assert_eq!((first.simulated_time.unwrap().unwrap().value, first.predicted_time), (1.5, Some(Some(1.25))));
+    assert_eq!((second.simulated_misses, second.predicted_misses), (None, Some(None)));
+    assert_eq!(serde_json::to_value(&read).unwrap(), scan, "what is read is written again");
+}
+
+#[test]
+fn a_prediction_or_the_reason_why_there_is_none() {
+    let mut text: Value = serde_json::from_str(&text()).unwrap();
+    let none: Summary = Summary::from_json(&text.to_string()).unwrap();
+    assert!(none.predicted.is_none() && none.predicted().is_none());
+    text["predicted"] = json!({"unavailable": "the working set of vm1 is unknown"});
+    let summary: Summary = Summary::from_json(&text.to_string()).unwrap();
+    assert!(summary.predicted().is_none());
+    assert_eq!(summary.predicted.unwrap().reason(), Some("the working set of vm1 is unknown"));
+}

@@ -12,7 +12,7 @@ pub use counted::counted;
 pub use escape::xml;
 pub use number::{p_value, thousands};
 pub use plain::{is_plain, plain, plain_lines, plain_short};
-pub use time::{time_of_day, utc_compact, utc_text};
+pub use time::{time_of_day, unix_us, utc_compact, utc_text};
 
 /// The choice in brackets of a sysfs file like `[none] scan-time`; the whole text if none is.
 pub fn chosen(text: &str) -> &str {

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::EventKind;
 use crate::ksm::KsmState;
+use crate::left_out::LeftOutVms;
 use crate::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use crate::pinning::PinOutcome;
 use crate::plan::{PlanInput, Policy};
@@ -109,6 +110,7 @@ fn round(number: u64, shared: u64, pinning: Pinning, events: Vec<Event>) -> Roun
         ksm: Availability::Available(KsmState { full_scans: number, ..KsmState::default() }),
         topology: Availability::Available(Arc::new(topology)),
         vms: Arc::default(),
+        left_out: Availability::Available(LeftOutVms::default()),
         matrix: Availability::Available(Arc::new(matrix)),
         plan: Availability::Available(Arc::new(plan)),
         pinning,

@@ -156,6 +156,7 @@ impl App {
             Command::Restore => self.attempt(Action::Restore),
             Command::Record if self.recording.is_some() => self.attempt(Action::StopRecording),
             Command::Record => self.attempt(Action::StartRecording),
+            Command::SaveLast => self.attempt(Action::SaveLast),
             Command::SaveText => vec![Action::SaveText],
             Command::SaveSvg => vec![Action::SaveSvg],
             Command::ChoosePolicy => {

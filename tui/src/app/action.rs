@@ -22,6 +22,8 @@ pub enum Action {
     StartRecording,
     /// Stop recording; answer likewise.
     StopRecording,
+    /// Write the last minutes, which the loop keeps, as a recording.
+    SaveLast,
     /// Save the picture ([`render`](crate::render)) as text ([`picture::text`](crate::picture::text)).
     SaveText,
     /// Save the picture as SVG ([`picture::svg`](crate::picture::svg)).
@@ -54,7 +56,7 @@ impl Action {
             Self::ApplyPlan { dry_run: false } => Some(Capability::Apply),
             Self::SetPolicy(_) => Some(Capability::Policy),
             Self::Restore => Some(Capability::Restore),
-            Self::StartRecording | Self::StopRecording => Some(Capability::Record),
+            Self::StartRecording | Self::StopRecording | Self::SaveLast => Some(Capability::Record),
             Self::Play | Self::Pause | Self::Step | Self::SetSpeed(_) | Self::Seek { .. } => None,
             Self::Quit | Self::SaveText | Self::SaveSvg => None,
         }
@@ -72,7 +74,7 @@ pub enum Capability {
     Policy,
     /// [`Action::Restore`].
     Restore,
-    /// [`Action::StartRecording`] and [`Action::StopRecording`].
+    /// [`Action::StartRecording`], [`Action::StopRecording`] and [`Action::SaveLast`].
     Record,
 }
 

@@ -5,17 +5,32 @@
 //! of the two directions, as policies rank pairs), found by nearest-neighbour chains in time quadratic in the
 //! number of VMs (Murtagh, The Computer Journal 26(4), 1983). The order is that of the leaves of the tree. Of
 //! two groups the one with the lowest row of the matrix comes first, so that small changes of the rates move
-//! little.
+//! little. Groups are the clusters above the greatest fall of the rates at which clusters became one.
 
 use huddle_model::matrix::SharingMatrix;
 
-/// Positions in the matrix, in the order of display.
-pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
+/// An order of the VMs of a matrix, and their groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Clusters {
+    /// Positions in the matrix, in the order of display.
+    pub(crate) order: Vec<usize>,
+    /// The group of each VM of the matrix, as the lowest position in it. VMs of one group follow one another in `order`.
+    pub(crate) group_of: Vec<usize>,
+}
+
+/// The least ratio of rates within groups to rates between them for groups to be told apart.
+const LEAST_CONTRAST: f32 = 1.5;
+/// Added to both rates of a ratio, so that the least rates make no contrast: half a per cent.
+const FLOOR: f32 = 0.005;
+
+/// Orders the VMs of a matrix and finds their groups.
+pub(crate) fn clusters(matrix: &SharingMatrix) -> Clusters {
     let n = matrix.len();
     let mut similarity = Similarity::of(matrix);
     let mut leaves: Vec<Vec<usize>> = (0..n).map(|vm| vec![vm]).collect();
     let mut active: Vec<usize> = (0..n).collect();
     let mut chain: Vec<usize> = Vec::with_capacity(n);
+    let mut merges: Vec<Merge> = Vec::with_capacity(n.saturating_sub(1));
     while active.len() > 1 {
         if chain.is_empty() {
             chain.push(active[0]);
@@ -29,6 +44,7 @@ pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
         }
         chain.truncate(chain.len() - 2);
         let (keep, gone) = (tip.min(nearest), tip.max(nearest));
+        merges.push(Merge { keep, gone, similarity: similarity.get(keep, gone) });
         let (keep_size, gone_size) = (leaves[keep].len() as f32, leaves[gone].len() as f32);
         for other in active.iter().copied().filter(|other| *other != keep && *other != gone) {
             let mean = (keep_size * similarity.get(keep, other) + gone_size * similarity.get(gone, other))
@@ -41,7 +57,40 @@ pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
         let moved = std::mem::take(&mut leaves[gone]);
         leaves[keep].extend(moved);
     }
-    active.first().map(|root| std::mem::take(&mut leaves[*root])).unwrap_or_default()
+    let order = active.first().map(|root| std::mem::take(&mut leaves[*root])).unwrap_or_default();
+    Clusters { order, group_of: groups(n, merges) }
+}
+
+/// Two clusters that became one, by their lowest VMs; `keep` is the lower one.
+struct Merge {
+    keep: usize,
+    gone: usize,
+    similarity: f32,
+}
+
+/// The groups: the tree is cut where the rates of merges fall by the greatest ratio. Without such a fall all VMs are one
+/// group, and none if nothing is shared.
+fn groups(n: usize, mut merges: Vec<Merge>) -> Vec<usize> {
+    // With average linkage no merge is of a higher rate than those below it, so a cut by rate is a cut of the tree.
+    merges.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
+    let rate = |at: usize| merges.get(at).map_or(0.0, |merge: &Merge| merge.similarity.max(0.0));
+    let contrast = |at: usize| (rate(at - 1) + FLOOR) / (rate(at) + FLOOR);
+    let cut = (1..merges.len()).max_by(|a, b| contrast(*a).total_cmp(&contrast(*b)));
+    let kept = match cut.filter(|cut| contrast(*cut) >= LEAST_CONTRAST) {
+        Some(cut) => cut,
+        None if rate(0) > 0.0 => merges.len(),
+        None => 0,
+    };
+    let mut group_of: Vec<usize> = (0..n).collect();
+    // From the root of the tree down, so that each VM finds the group of the one it was merged with.
+    for merge in &merges[..kept] {
+        group_of[merge.gone] = merge.keep;
+    }
+    for vm in 0..n {
+        // A VM points to a lower one, whose group is known by now.
+        group_of[vm] = group_of[group_of[vm]];
+    }
+    group_of
 }
 
 /// Similarities of clusters, in rows; [`NEVER`] on the diagonal and for merged clusters, so that a row can be
@@ -137,13 +186,40 @@ mod tests {
             &[2, 40, 1, 0, 1],
             &[50, 2, 55, 1, 0],
         ];
-        assert_eq!(order(&matrix(&rates)), [0, 2, 4, 1, 3]);
+        let found = clusters(&matrix(&rates));
+        assert_eq!(found.order, [0, 2, 4, 1, 3]);
+        assert_eq!(found.group_of, [0, 1, 0, 1, 0]);
     }
 
     #[test]
     fn vms_that_share_nothing_keep_their_order() {
         let zero: [&[u32]; 4] = [&[0; 4]; 4];
-        assert_eq!(order(&matrix(&zero)), [0, 1, 2, 3]);
+        let found = clusters(&matrix(&zero));
+        assert_eq!((found.order, found.group_of), (vec![0, 1, 2, 3], vec![0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn vms_that_share_alike_are_one_group() {
+        let alike: [&[u32]; 4] = [&[0, 30, 31, 33], &[30, 0, 29, 30], &[31, 29, 0, 32], &[33, 30, 32, 0]];
+        assert_eq!(clusters(&matrix(&alike)).group_of, [0; 4]);
+    }
+
+    /// Groups of different rates, of 30 to 65 %, with 2 to 6 % between them.
+    #[test]
+    fn groups_of_different_rates_are_told_apart() {
+        let rates: Vec<Vec<u32>> = (0..48usize)
+            .map(|i| {
+                let rate = |j: usize| match (i % 12 == j % 12, i % 12) {
+                    (true, group) => 30 + 3 * group as u32,
+                    (false, _) => 2 + ((i + j) % 5) as u32,
+                };
+                (0..48).map(rate).collect()
+            })
+            .collect();
+        let rows: Vec<&[u32]> = rates.iter().map(Vec::as_slice).collect();
+        let found = clusters(&matrix(&rows));
+        assert_eq!(found.group_of, (0..48).map(|vm| vm % 12).collect::<Vec<_>>());
+        assert!(found.order.chunks(4).all(|four| four.iter().all(|vm| vm % 12 == four[0] % 12)));
     }
 
     proptest::proptest! {
@@ -155,7 +231,15 @@ mod tests {
             let rows: Vec<Vec<u32>> =
                 (0..n).map(|i| (0..n).map(|j| if i == j { 0 } else { cells[i * 30 + j] }).collect()).collect();
             let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-            let mut order = order(&matrix(&rows));
+            let Clusters { mut order, group_of } = clusters(&matrix(&rows));
+            // Groups are whole in the order, and named by their lowest VM.
+            let mut runs: Vec<usize> = order.iter().map(|vm| group_of[*vm]).collect();
+            runs.dedup();
+            let mut distinct = group_of.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            proptest::prop_assert_eq!(runs.len(), distinct.len());
+            proptest::prop_assert!((0..n).all(|vm| group_of[vm] <= vm));
             order.sort_unstable();
             proptest::prop_assert_eq!(order, (0..n).collect::<Vec<_>>());
         }

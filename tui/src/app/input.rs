@@ -7,11 +7,12 @@ use ratatui::layout::Rect;
 use super::compare::Compare;
 use super::geometry::{OverviewLayout, window_top};
 use super::keys::{Command, Key, Mode};
-use super::scale::Scale;
 use super::{Action, App, INTERVALS_S, Overlay, Picture, SPANS_S, View};
 
-/// Rows of the log view that are not entries: its heading, and the selected entry in full.
-pub(crate) const LOG_FRAME: u16 = 5;
+/// Rows of the log view that are not entries: its heading, and the selected entry in full. `height`: of the view.
+pub(crate) fn log_frame(height: u16) -> u16 {
+    if height >= 30 { 8 } else { 5 }
+}
 
 /// The position after a movement in a list with `page` rows on the screen.
 fn stepped(command: Command) -> impl FnOnce(usize, usize) -> usize {
@@ -103,6 +104,7 @@ impl App {
             | C::ChoosePolicy
             | C::Restore
             | C::Record
+            | C::SaveLast
             | C::SaveText
             | C::SaveSvg => {
                 return self.on_action_command(command);
@@ -152,7 +154,7 @@ impl App {
                     self.sharing.is_clustered = !self.sharing.is_clustered;
                     self.arrange();
                 }
-                View::Misses => self.misses.next_order(),
+                View::Misses => self.order_misses_by_next(),
                 View::Ksm => {
                     self.sort_merges_by((self.merging.sort + 1) % super::merging::MergeColumn::ALL.len());
                 }
@@ -167,13 +169,8 @@ impl App {
                 self.misses.are_vcpus = !self.misses.are_vcpus;
                 self.misses.table.deselect();
             }
-            C::Metric => self.misses.rate = self.misses.rate.next(),
-            C::Scale => {
-                self.sharing.scale = match self.sharing.scale {
-                    Scale::Linear => Scale::Logarithmic,
-                    Scale::Logarithmic => Scale::Linear,
-                };
-            }
+            C::Metric => self.chart_next_metric(),
+            C::Scale => self.sharing.scale = self.sharing.scale.next(),
             C::Reads => {
                 self.sharing.weigh = match self.sharing.weigh {
                     Weigh::All => Weigh::Read,
@@ -253,7 +250,8 @@ impl App {
             View::Compare => self.move_decision(stepped(command)),
             View::Ksm => self.move_merge(stepped(command)),
             View::Log => {
-                let page = usize::from(screen.body.height.saturating_sub(LOG_FRAME)).max(1) as isize;
+                let page = usize::from(screen.body.height.saturating_sub(log_frame(screen.body.height)))
+                    .max(1) as isize;
                 match command {
                     Command::Up => self.move_log(-1),
                     Command::Down => self.move_log(1),
@@ -278,7 +276,7 @@ impl App {
     pub(super) fn move_log(&mut self, by: isize) {
         let Some(screen) = self.screen() else { return };
         let end = self.log_end();
-        let visible = usize::from(screen.body.height.saturating_sub(LOG_FRAME));
+        let visible = usize::from(screen.body.height.saturating_sub(log_frame(screen.body.height)));
         let position = self.log.position(end).saturating_add_signed(by);
         self.log.select(position, end, visible);
     }

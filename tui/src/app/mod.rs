@@ -5,16 +5,18 @@ mod action;
 mod change;
 mod cluster;
 pub(crate) mod compare;
+mod experiment;
 pub(crate) mod geometry;
+mod in_force;
 mod input;
 pub(crate) mod keys;
 mod ksm_history;
 mod log;
 pub(crate) mod merging;
+pub(crate) mod metric;
 pub(crate) mod misses;
 mod mouse;
 mod overview;
-pub(crate) mod rate;
 mod reasons;
 pub(crate) mod scale;
 pub(crate) mod series;
@@ -40,17 +42,18 @@ pub use action::{Action, Capability, Speed};
 pub(crate) use change::{Change, Move};
 use compare::Compare;
 use geometry::Screen;
-pub(crate) use input::LOG_FRAME;
+pub(crate) use in_force::{Gain, InForce};
+pub(crate) use input::log_frame;
 use keys::{KeyMap, Mode};
 pub(crate) use ksm_history::{KsmHistory, KsmPoint};
 pub(crate) use log::Log;
+use metric::WindowFigures;
 use misses::Misses;
-pub(crate) use overview::{Basis, DomainLoad, Overview, RATES_ONLY};
-use rate::WindowFigures;
+pub(crate) use overview::{Basis, DomainLoad, Home, Overview, RATES_ONLY};
 pub(crate) use reasons::label as row_label;
 use series::History;
 pub(crate) use sharing::{MatrixFigures, Sharing};
-pub use source::{Replay, Source, Tone};
+pub use source::{ExperimentResult, Replay, Source, Tone};
 use table::Table;
 
 /// The views.
@@ -120,7 +123,7 @@ pub(crate) struct Picture {
     pub(crate) overview: Arc<Overview>,
     pub(crate) figures: Option<MatrixFigures>,
     pub(crate) change: Option<Arc<Change>>,
-    /// The rates of the window, or why there are none.
+    /// The figures of the window, or why there are none.
     pub(crate) window: Availability<Arc<WindowFigures>>,
     /// End of the log and of the history for this picture.
     pub(crate) log_end: u64,
@@ -145,6 +148,10 @@ fn moment(view: &LoopView) -> u64 {
 
 /// Time spans of charts, in seconds.
 const SPANS_S: [u64; 6] = [30, 60, 300, 900, 3600, 7200];
+/// Lengths of a history that is shorter than the chosen span, in seconds: close enough to one another that it fills most of
+/// a chart, and far enough apart that charts seldom change their scale.
+const SHORT_SPANS_S: [u64; 17] =
+    [30, 45, 60, 90, 120, 180, 240, 300, 450, 600, 900, 1350, 1800, 2700, 3600, 5400, 7200];
 /// Minimum times between two pictures, in seconds; 0 shows every picture.
 const INTERVALS_S: [u64; 6] = [0, 2, 5, 10, 30, 60];
 
@@ -286,7 +293,7 @@ impl App {
         let to = picture.moment();
         let age_us = self.history.begin().map_or(0, |begin| to.saturating_sub(begin));
         // A short history fills the whole width.
-        let enough = SPANS_S.into_iter().map(|span| span * 1_000_000).find(|span| *span >= age_us);
+        let enough = SHORT_SPANS_S.into_iter().map(|span| span * 1_000_000).find(|span| *span >= age_us);
         let span_us = enough.unwrap_or(u64::MAX).min(self.span_s() * 1_000_000);
         (to.saturating_sub(span_us), to)
     }
@@ -335,7 +342,11 @@ impl App {
     }
 
     fn arrange(&mut self) {
-        self.sharing.arrange(self.shown.as_ref().and_then(Picture::matrix));
+        let shown = self.shown.as_ref().and_then(|picture| {
+            let (matrix, figures) = picture.matrix()?;
+            Some((matrix, figures, &picture.overview))
+        });
+        self.sharing.arrange(shown);
     }
 }
 

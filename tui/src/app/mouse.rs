@@ -4,8 +4,8 @@ use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 
 use ratatui::layout::Rect;
 
-use super::geometry::{KsmLayout, MissesLayout, Screen};
-use super::input::LOG_FRAME;
+use super::geometry::{KsmLayout, Screen};
+use super::input::log_frame;
 use super::keys::Command;
 use super::{Action, App, Overlay, View};
 
@@ -100,13 +100,24 @@ impl App {
             View::Sharing => {
                 let layout = self.sharing.layout(screen.body);
                 let top = self.sharing.top(&layout);
-                if let Some((row, column)) = layout.cell_at(x, y) {
+                if let Some((row, column)) = layout.cell_at(top, x, y) {
                     self.put_cursor(top.0 + row, top.1 + column);
                 }
             }
+            // Rows of simulated misses are selected by keys.
+            View::Misses if self.has_simulated_rows_only() => {}
             View::Misses => {
-                let layout = MissesLayout::new(screen.body);
-                self.on_table_click(x, y, layout.table, &layout.columns());
+                let layout = self.misses_layout(screen.body);
+                let columns: Vec<(u16, u16)> =
+                    layout.columns.iter().map(|(_, from, width)| (*from, *width)).collect();
+                if y == layout.table.y && layout.table.contains((x, y).into()) {
+                    let own = |(_, from, width): &&(_, u16, u16)| (*from..from + width).contains(&x);
+                    if let Some((column, ..)) = layout.columns.iter().find(own) {
+                        self.misses.sort_by(*column);
+                    }
+                    return Vec::new();
+                }
+                self.on_table_click(x, y, layout.table, &columns);
             }
             View::Ksm => {
                 let layout = KsmLayout::new(screen.body);
@@ -126,7 +137,7 @@ impl App {
             }
             View::Log => {
                 let end = self.log_end();
-                let visible = usize::from(screen.body.height.saturating_sub(LOG_FRAME));
+                let visible = usize::from(screen.body.height.saturating_sub(log_frame(screen.body.height)));
                 let row = y.checked_sub(screen.body.y + 1).map(usize::from);
                 if let Some(row) = row.filter(|row| *row < visible) {
                     self.log.select(self.log.top(end, visible) + row, end, visible);
@@ -143,10 +154,8 @@ impl App {
         let is_misses = self.view == View::Misses;
         let Some(row) = usize::from(y - table.y).checked_sub(1) else {
             let column = columns.iter().position(|(from, width)| (*from..from + width).contains(&x));
-            match column {
-                Some(column) if is_misses => self.misses.sort_by(column),
-                Some(column) => self.sort_merges_by(column),
-                None => {}
+            if let Some(column) = column.filter(|_| !is_misses) {
+                self.sort_merges_by(column);
             }
             return;
         };

@@ -75,6 +75,32 @@ pub(crate) struct Overview {
     pub(crate) elsewhere: usize,
     pub(crate) within_frames: Availability<u64>,
     pub(crate) total_frames: Availability<u64>,
+    /// Where the vCPUs of each VM are, by the VM's name; a VM of which nothing is known has no entry.
+    homes: HashMap<String, Home>,
+}
+
+/// The domains of a VM's vCPUs: positions in [`Overview::domains`], ascending, with the part of the vCPUs there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Home {
+    pub(crate) parts: Vec<(usize, f64)>,
+}
+
+impl Home {
+    /// The domain of all of its vCPUs.
+    pub(crate) fn only(&self) -> Option<usize> {
+        match self.parts[..] {
+            [(domain, 1.0)] => Some(domain),
+            _ => None,
+        }
+    }
+
+    /// The part of the pairs of vCPUs of two VMs that meet in a domain, 0 to 1.
+    pub(crate) fn meets(&self, other: &Self) -> f64 {
+        let with = |(domain, part): &(usize, f64)| {
+            other.parts.iter().find(|(own, _)| own == domain).map_or(0.0, |(_, own)| part * own)
+        };
+        self.parts.iter().map(with).sum()
+    }
 }
 
 impl Overview {
@@ -109,11 +135,13 @@ impl Overview {
             (Availability::Unavailable(reason), _) => Err(reason.clone()),
         };
         let total_frames = total_frames(&view.round.matrix);
+        let homes = domains.as_ref().map_or_else(|_| HashMap::new(), |domains| homes(domains, &places));
         let loads = domains.map(|domains| loads(domains, &places, &view.round.matrix));
         let placed: usize = loads.iter().flatten().map(|load| load.vcpus).sum();
         let all: usize = places.iter().map(|place| place.vcpus.len()).sum();
         let within_frames = match &loads {
             Err(reason) => Availability::Unavailable(reason.clone()),
+            Ok(_) if all > 0 && placed == 0 => Availability::Unavailable(NO_PLACE.to_owned()),
             Ok(loads) => loads
                 .iter()
                 .try_fold(0u64, |sum, load| match &load.within_frames {
@@ -122,13 +150,40 @@ impl Overview {
                 })
                 .into(),
         };
-        Self { domains: loads.into(), basis, elsewhere: all - placed, within_frames, total_frames }
+        Self { domains: loads.into(), basis, elsewhere: all - placed, within_frames, total_frames, homes }
+    }
+
+    /// The domains of a VM's vCPUs; `None` if nothing is known of them.
+    pub(crate) fn home(&self, vm: &str) -> Option<&Home> {
+        self.homes.get(vm)
+    }
+
+    /// The mark of a domain in the strips of the heatmap: its number, or its position where numbers are long.
+    pub(crate) fn mark(&self, domain: usize) -> String {
+        let id =
+            self.domains.value().and_then(|domains| domains.get(domain)).map_or(0, |load| load.domain.id.0);
+        if id < 1000 { id.to_string() } else { format!("#{domain}") }
+    }
+
+    /// Columns of the longest mark; 0 without domains.
+    pub(crate) fn longest_mark(&self) -> u16 {
+        let marks = (0..self.domain_count()).map(|domain| self.mark(domain).len());
+        u16::try_from(marks.max().unwrap_or(0)).unwrap_or(u16::MAX)
+    }
+
+    /// Whether the domain of some vCPU is known, or there is none.
+    pub(crate) fn is_place_known(&self) -> bool {
+        let placed = self.domains.value().into_iter().flatten().any(|load| load.vcpus > 0);
+        placed || self.elsewhere == 0
     }
 
     pub(crate) fn domain_count(&self) -> usize {
         self.domains.value().map_or(0, Vec::len)
     }
 }
+
+/// Why nothing is known to be shared within domains, where no vCPU has a place.
+const NO_PLACE: &str = "the domain of no vCPU is known";
 
 /// A VM with the domain of each vCPU.
 struct Place<'a> {
@@ -242,6 +297,28 @@ fn loads(
             within_frames: within(matrix, &shares),
         })
         .collect()
+}
+
+fn homes(domains: &[CacheDomain], places: &[Place<'_>]) -> HashMap<String, Home> {
+    let index: HashMap<DomainId, usize> =
+        domains.iter().enumerate().map(|(at, domain)| (domain.id, at)).collect();
+    let home = |place: &Place<'_>| {
+        let mut parts: Vec<(usize, f64)> = Vec::new();
+        let known = place.vcpus.iter().filter_map(|(_, domain)| index.get(&(*domain)?).copied());
+        let each = 1.0 / place.vcpus.len() as f64;
+        for at in known {
+            match parts.iter_mut().find(|(domain, _)| *domain == at) {
+                Some((_, part)) => *part += 1.0,
+                None => parts.push((at, 1.0)),
+            }
+        }
+        parts.sort_by_key(|(domain, _)| *domain);
+        // Counted first, so that all of them are exactly 1.
+        let all = place.vcpus.len() as f64;
+        parts.iter_mut().for_each(|(_, part)| *part = if *part == all { 1.0 } else { *part * each });
+        (!parts.is_empty()).then(|| (place.vm.to_owned(), Home { parts }))
+    };
+    places.iter().filter_map(home).collect()
 }
 
 fn member(place: &Place<'_>, here: &[u32]) -> Member {

@@ -1,9 +1,10 @@
 //! Why values are not available, collected for the shown view.
 
 use huddle_model::availability::Availability;
+use huddle_model::summary::SimulatedMisses;
 use huddle_model::view::View as LoopView;
 
-use super::rate::{Rate, RateRow};
+use super::metric::{Metric, Row};
 use super::{App, Picture, Report, View};
 
 /// Reasons with the values they explain; equal reasons are grouped.
@@ -69,7 +70,7 @@ impl App {
                 if let Some(figures) = picture.window.value() {
                     for domain in &figures.domains {
                         reasons.check(&format!("load of domain {}", domain.id), &domain.busy);
-                        let misses = Rate::MissesPerS.of(&domain.rates);
+                        let misses = Metric::MissesPerS.of(&domain.figures);
                         reasons.check(&format!("misses of domain {}", domain.id), misses);
                     }
                 }
@@ -89,6 +90,9 @@ impl App {
             }
             View::Misses => {
                 reasons.check("counters", &view.observation);
+                if let Some((result, _)) = self.experiment() {
+                    simulated(&result.simulated, reasons);
+                }
                 if let Some(seen) = view.observation.value() {
                     for counted in &seen.events {
                         reasons.check(counted.role.name(), &counted.event);
@@ -98,8 +102,9 @@ impl App {
                 let rows = self.miss_rows();
                 let selected = self.misses.table.position(rows.iter().map(|row| super::misses::key(row)));
                 for row in rows.get(selected).into_iter().chain(&rows) {
-                    for rate in Rate::ALL {
-                        reasons.check(&format!("{} of {}", rate.name(), label(row)), rate.of(&row.rates));
+                    for metric in Metric::ALL {
+                        let what = format!("{} of {}", metric.name(), label(row));
+                        reasons.check(&what, metric.of(&row.figures));
                     }
                 }
             }
@@ -133,8 +138,18 @@ impl App {
     }
 }
 
+fn simulated(simulated: &Availability<SimulatedMisses>, reasons: &mut Reasons) {
+    reasons.check("simulated misses", simulated);
+    for (arm, figure) in simulated.value().into_iter().flat_map(|simulated| &simulated.arms) {
+        if figure.estimate.ci95.is_none() {
+            let what = format!("95 % interval of simulated misses, arm {arm}");
+            reasons.add(what, "too few blocks were simulated");
+        }
+    }
+}
+
 /// `web` for a VM, `web[0]` for a vCPU.
-pub(crate) fn label(row: &RateRow) -> String {
+pub(crate) fn label(row: &Row) -> String {
     row.vcpu.map_or_else(|| row.vm.clone(), |index| format!("{}[{index}]", row.vm))
 }
 

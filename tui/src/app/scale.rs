@@ -3,9 +3,11 @@
 /// How rates are distributed over the levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// Equal steps of rate.
-    Linear,
-    /// Equal ratios of rate, over three decades.
+    /// Equal steps of rate, up to the highest one.
+    Highest,
+    /// Equal steps of rate, up to 100 %: the same colours for any two matrices.
+    Whole,
+    /// Equal ratios of rate, over three decades below the highest one.
     Logarithmic,
 }
 
@@ -13,8 +15,18 @@ impl Scale {
     /// Its name in the legend.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Linear => "linear",
+            Self::Highest => "to the highest",
+            Self::Whole => "to 100 %",
             Self::Logarithmic => "log",
+        }
+    }
+
+    /// The one that its key switches to.
+    pub(crate) fn next(self) -> Self {
+        match self {
+            Self::Highest => Self::Whole,
+            Self::Whole => Self::Logarithmic,
+            Self::Logarithmic => Self::Highest,
         }
     }
 }
@@ -34,10 +46,10 @@ pub(crate) struct Ramp {
 }
 
 impl Ramp {
-    /// A scale that reaches to the next round number above `highest`, so that colours keep their meaning
-    /// while rates fluctuate.
+    /// A scale of rates up to `highest`; up to 1 where there are none.
     pub(crate) fn new(scale: Scale, highest: f64) -> Self {
-        Self { scale, top: round_up(highest) }
+        let is_known = highest > 0.0 && highest <= 1.0;
+        Self { scale, top: if is_known && scale != Scale::Whole { highest } else { 1.0 } }
     }
 
     /// 0 to [`TOP_LEVEL`].
@@ -47,7 +59,7 @@ impl Ramp {
         }
         let top = f64::from(TOP_LEVEL);
         let level = match self.scale {
-            Scale::Linear => (rate / self.top * top).ceil(),
+            Scale::Highest | Scale::Whole => (rate / self.top * top).ceil(),
             Scale::Logarithmic => (top * (rate / self.top * LOG_SPAN).ln() / LOG_SPAN.ln()).ceil(),
         };
         level.clamp(1.0, top) as u8
@@ -58,20 +70,10 @@ impl Ramp {
         let part = f64::from(level) / f64::from(TOP_LEVEL);
         match (level, self.scale) {
             (0, _) => 0.0,
-            (_, Scale::Linear) => self.top * part,
+            (_, Scale::Highest | Scale::Whole) => self.top * part,
             (_, Scale::Logarithmic) => self.top / LOG_SPAN * LOG_SPAN.powf(part),
         }
     }
-}
-
-/// The next of 1, 2, 5, 10, ... per cent (or their tenths and so on), at most 1.
-fn round_up(rate: f64) -> f64 {
-    if rate.is_nan() || rate <= 0.0 {
-        return 1.0;
-    }
-    let decade = 10f64.powf(rate.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|step| rate <= step * decade * (1.0 + 1e-9));
-    (step.unwrap_or(10.0) * decade).min(1.0)
 }
 
 #[cfg(test)]
@@ -81,30 +83,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_alone_is_level_zero() {
-        for scale in [Scale::Linear, Scale::Logarithmic] {
+    fn zero_alone_is_level_zero_and_the_highest_rate_has_the_top() {
+        for scale in [Scale::Highest, Scale::Logarithmic] {
             let ramp = Ramp::new(scale, 0.42);
-            assert_eq!(ramp.top, 0.5);
+            assert_eq!(ramp.top, 0.42);
             assert_eq!(ramp.level(0.0), 0);
             assert_eq!(ramp.level(1e-12), 1);
-            assert_eq!(ramp.level(0.5), TOP_LEVEL);
+            assert_eq!(ramp.level(0.42), TOP_LEVEL);
+        }
+        assert_eq!(Ramp::new(Scale::Whole, 0.42).level(0.42), 4);
+        for highest in [0.0, f64::NAN, 7.0] {
+            assert_eq!(Ramp::new(Scale::Highest, highest).top, 1.0);
         }
     }
 
+    /// Groups that share 30 to 65 % are told apart from one another, and from the 5 % between them.
     #[test]
-    fn the_top_is_round() {
-        let top = |highest| Ramp::new(Scale::Linear, highest).top;
-        for (highest, expected) in
-            [(0.0, 1.0), (0.004, 0.005), (0.1, 0.1), (0.11, 0.2), (0.9, 1.0), (1.0, 1.0)]
-        {
-            assert!((top(highest) - expected).abs() < 1e-12, "{highest}");
-        }
+    fn groups_have_levels_of_their_own() {
+        let ramp = Ramp::new(Scale::Highest, 0.65);
+        assert_eq!([0.05, 0.3, 0.45, 0.55, 0.65].map(|rate| ramp.level(rate)), [1, 5, 7, 8, 9]);
     }
 
     proptest! {
         #[test]
         fn levels_rank_rates(a in 0.0f64..1.0, b in 0.0f64..1.0, highest in 0.0f64..1.0, log: bool) {
-            let ramp = Ramp::new(if log { Scale::Logarithmic } else { Scale::Linear }, highest);
+            let ramp = Ramp::new(if log { Scale::Logarithmic } else { Scale::Highest }, highest);
             let (low, high) = (a.min(b), a.max(b));
             prop_assert!(ramp.level(low) <= ramp.level(high));
             prop_assert!(ramp.level(high) <= TOP_LEVEL);
@@ -112,7 +115,7 @@ mod tests {
 
         #[test]
         fn a_level_holds_rates_up_to_its_upper_end(rate in 0.001f64..1.0, log: bool) {
-            let ramp = Ramp::new(if log { Scale::Logarithmic } else { Scale::Linear }, 1.0);
+            let ramp = Ramp::new(if log { Scale::Logarithmic } else { Scale::Whole }, 1.0);
             let level = ramp.level(rate);
             prop_assert!(rate <= ramp.upper(level) * (1.0 + 1e-9));
             prop_assert!(rate >= ramp.upper(level - 1) * (1.0 - 1e-9) || level == 1);

@@ -1,26 +1,26 @@
-//! Rates over time, with bounded memory: each window for the last ten minutes (at one a second), the
+//! Metrics over time, with bounded memory: each window for the last ten minutes (at one a second), the
 //! mean of 16 windows for some two hours before.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use huddle_model::rates::Rates;
 use huddle_model::topology::DomainId;
 
-use super::rate::{Rate, WindowFigures};
+use super::metric::{Figures, Metric, WindowFigures};
 
 /// Windows kept one by one.
 const FINE: usize = 600;
 /// Windows in one point of the coarse history, and how many such points are kept.
 const EVERY: usize = 16;
 const COARSE: usize = 450;
-/// Most series kept: 4096 of them take some 70 MB when full.
+/// Most series kept: 4096 of them take some 20 MB when full, for each metric that there are values of.
 const MAX_SERIES: usize = 4096;
 /// Marks kept on the time axis.
 const MAX_MARKS: usize = 256;
 
-/// The four rates in a window, in the order of [`Rate::ALL`]; NaN where unavailable.
-pub(crate) type Point = [f32; 4];
-const GAP: Point = [f32::NAN; 4];
+/// Metrics.
+const METRICS: usize = Metric::ALL.len();
+/// All metrics in a window, in the order of [`Metric::ALL`]; NaN where unavailable.
+type Point = [f32; METRICS];
 
 /// The owner of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +43,47 @@ pub(crate) struct Mark {
 pub(crate) enum Column {
     /// There was no window.
     Nothing,
-    /// The rate was unavailable in all windows.
+    /// The metric was unavailable in all windows.
     Gap,
     /// The mean over the windows of the column.
     Value(f64),
 }
 
+/// One metric of a series. Empty until there is a first value, so that what a host cannot measure takes no room.
+#[derive(Clone, Debug, Default)]
+struct Track {
+    fine: VecDeque<f32>,
+    coarse: VecDeque<f32>,
+    sum: f64,
+    count: u32,
+    has_values: bool,
+}
+
+impl Track {
+    fn close_window(&mut self, value: f32, ends_coarse: bool) {
+        if !value.is_nan() {
+            self.sum += f64::from(value);
+            self.count += 1;
+            self.has_values = true;
+        }
+        if !self.has_values {
+            return;
+        }
+        push(&mut self.fine, value, FINE);
+        if ends_coarse {
+            let mean = if self.count > 0 { (self.sum / f64::from(self.count)) as f32 } else { f32::NAN };
+            push(&mut self.coarse, mean, COARSE);
+            (self.sum, self.count) = (0.0, 0);
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Series {
-    fine: VecDeque<Point>,
-    coarse: VecDeque<Point>,
-    sums: [f64; 4],
-    counts: [u32; 4],
+    tracks: [Track; METRICS],
+    /// Windows and coarse points since it began, as far as they are kept.
+    fine: usize,
+    coarse: usize,
     next: Option<Point>,
     /// Windows since the last value.
     silent: usize,
@@ -64,24 +93,19 @@ impl Series {
     fn close_window(&mut self, ends_coarse: bool) {
         let point = self.next.take();
         self.silent = if point.is_some() { 0 } else { self.silent + 1 };
-        let point = point.unwrap_or(GAP);
-        for ((value, sum), count) in point.iter().zip(&mut self.sums).zip(&mut self.counts) {
-            if !value.is_nan() {
-                *sum += f64::from(*value);
-                *count += 1;
-            }
+        let point = point.unwrap_or([f32::NAN; METRICS]);
+        self.fine = (self.fine + 1).min(FINE);
+        self.coarse = (self.coarse + usize::from(ends_coarse)).min(COARSE);
+        for (track, value) in self.tracks.iter_mut().zip(point) {
+            track.close_window(value, ends_coarse);
         }
-        push(&mut self.fine, point, FINE);
-        if ends_coarse {
-            let mut mean = GAP;
-            for ((mean, sum), count) in mean.iter_mut().zip(&self.sums).zip(&self.counts) {
-                if *count > 0 {
-                    *mean = (sum / f64::from(*count)) as f32;
-                }
-            }
-            push(&mut self.coarse, mean, COARSE);
-            (self.sums, self.counts) = ([0.0; 4], [0; 4]);
-        }
+    }
+
+    /// The values of a metric, the last one first; NaN where there is none.
+    fn latest(&self, metric: Metric, is_fine: bool) -> impl Iterator<Item = f32> + '_ {
+        let track = &self.tracks[metric.index()];
+        let (values, length) = if is_fine { (&track.fine, self.fine) } else { (&track.coarse, self.coarse) };
+        values.iter().rev().copied().chain(std::iter::repeat(f32::NAN)).take(length)
     }
 }
 
@@ -113,8 +137,8 @@ pub(crate) struct History {
     marks: VecDeque<Mark>,
 }
 
-fn point(rates: &Rates) -> Point {
-    Rate::ALL.map(|rate| rate.of(rates).value().map_or(f32::NAN, |value| *value as f32))
+fn point(figures: &Figures) -> Point {
+    Metric::ALL.map(|metric| metric.of(figures).value().map_or(f32::NAN, |value| *value as f32))
 }
 
 impl History {
@@ -131,7 +155,7 @@ impl History {
         }
         self.host.next = Some(point(&window.host));
         for domain in &window.domains {
-            self.domains.entry(domain.id).or_default().next = Some(point(&domain.rates));
+            self.domains.entry(domain.id).or_default().next = Some(point(&domain.figures));
         }
         let mut room = MAX_SERIES.saturating_sub(self.count);
         for row in window.vms.iter().chain(&window.vcpus) {
@@ -144,13 +168,13 @@ impl History {
             }
             let Some(vm) = self.vms.get_mut(&row.vm) else { continue };
             match row.vcpu {
-                None => vm.own.next = Some(point(&row.rates)),
+                None => vm.own.next = Some(point(&row.figures)),
                 Some(index) => {
                     if let Some(series) = vm.vcpus.get_mut(&index) {
-                        series.next = Some(point(&row.rates));
+                        series.next = Some(point(&row.figures));
                     } else if room > 0 {
                         room -= 1;
-                        vm.vcpus.entry(index).or_default().next = Some(point(&row.rates));
+                        vm.vcpus.entry(index).or_default().next = Some(point(&row.figures));
                     }
                 }
             }
@@ -200,7 +224,7 @@ impl History {
     pub(crate) fn chart(
         &self,
         subject: Subject<'_>,
-        rate: Rate,
+        metric: Metric,
         (from, to): (u64, u64),
         columns: usize,
     ) -> Vec<Column> {
@@ -212,11 +236,10 @@ impl History {
         let fine_from = self.fine_spans.front().map_or(u64::MAX, |span| span.0);
         let coarse_from = self.coarse_spans.front().map_or(u64::MAX, |span| span.0);
         let is_fine = fine_from <= from.max(coarse_from);
-        let (spans, points) =
-            if is_fine { (&self.fine_spans, &series.fine) } else { (&self.coarse_spans, &series.coarse) };
+        let spans = if is_fine { &self.fine_spans } else { &self.coarse_spans };
         let width = (to - from) as f64 / columns as f64;
         let column = |at: u64| (at.saturating_sub(from) as f64 / width) as usize;
-        for (span, point) in spans.iter().rev().zip(points.iter().rev()) {
+        for (span, value) in spans.iter().rev().zip(series.latest(metric, is_fine)) {
             // Not `break`: the clock may have been set back in between.
             if span.1 > to || span.1 <= from {
                 continue;
@@ -225,7 +248,6 @@ impl History {
             let first = column(span.0.max(from));
             let last = column(span.1.saturating_sub(1)).max(first).min(columns - 1);
             for sum in sums.iter_mut().take(last + 1).skip(first) {
-                let value = point[rate.index()];
                 if value.is_nan() {
                     sum.2 = true;
                 } else {
@@ -241,14 +263,20 @@ impl History {
         sums.into_iter().map(column).collect()
     }
 
-    /// Mean of a rate over the windows wholly between two moments, with their number; `None` if it was
+    /// Mean of a metric over the windows wholly between two moments, with their number; `None` if it was
     /// unavailable in all of them.
-    pub(crate) fn mean(&self, subject: Subject<'_>, rate: Rate, from: u64, to: u64) -> Option<(f64, usize)> {
+    pub(crate) fn mean(
+        &self,
+        subject: Subject<'_>,
+        metric: Metric,
+        from: u64,
+        to: u64,
+    ) -> Option<(f64, usize)> {
         let series = self.series(subject)?;
-        let within = self.fine_spans.iter().rev().zip(series.fine.iter().rev());
+        let within = self.fine_spans.iter().rev().zip(series.latest(metric, true));
         let values = within
             .filter(|(span, _)| span.0 >= from && span.1 <= to)
-            .map(|(_, point)| f64::from(point[rate.index()]))
+            .map(|(_, value)| f64::from(value))
             .filter(|value| !value.is_nan());
         let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
         (count > 0).then(|| (sum / count as f64, count))
@@ -259,35 +287,39 @@ impl History {
 mod tests {
     use huddle_model::availability::Availability;
 
-    use super::super::rate::RateRow;
+    use huddle_model::rates::Rates;
+
+    use super::super::metric::Row;
     use super::*;
 
     const SECOND: u64 = 1_000_000;
 
-    fn rates(mpki: Option<f64>) -> Rates {
+    fn figures(mpki: Option<f64>) -> Figures {
         let mut rates = Rates::of(&[]);
         if let Some(mpki) = mpki {
             rates.mpki = Availability::Available(mpki);
         }
-        rates
+        let no = || Availability::Unavailable("none".to_owned());
+        Figures { rates, run: no(), own_domain: no(), operations: no() }
     }
 
     /// The window that ends `at` seconds after the start.
     fn window(at: u64, vm: &str, mpki: Option<f64>) -> WindowFigures {
-        let row = RateRow { vm: vm.into(), vcpu: None, domains: Vec::new(), rates: rates(mpki) };
+        let row = Row { vm: vm.into(), vcpu: None, domains: Vec::new(), figures: figures(mpki) };
         WindowFigures {
             window: at,
             begin_unix_us: (at - 1) * SECOND,
             end_unix_us: at * SECOND,
-            host: rates(mpki),
+            host: figures(mpki),
             domains: Vec::new(),
             vms: vec![row],
             vcpus: Vec::new(),
+            known: Default::default(),
         }
     }
 
     fn chart(history: &History, vm: &str, from: u64, to: u64, columns: usize) -> Vec<Column> {
-        history.chart(Subject::Vm(vm), Rate::Mpki, (from * SECOND, to * SECOND), columns)
+        history.chart(Subject::Vm(vm), Metric::Mpki, (from * SECOND, to * SECOND), columns)
     }
 
     #[test]
@@ -301,8 +333,17 @@ mod tests {
         assert_eq!(chart(&history, "a", 0, 6, 6)[5], Nothing);
         assert_eq!(chart(&history, "a", 4, 6, 4), [Value(5.0), Value(5.0), Nothing, Nothing]);
         assert_eq!(chart(&history, "b", 0, 6, 2), [Nothing; 2]);
-        assert_eq!(history.mean(Subject::Vm("a"), Rate::Mpki, 0, 4 * SECOND), Some((2.0, 2)));
-        assert_eq!(history.mean(Subject::Vm("a"), Rate::Mpki, 2 * SECOND, 4 * SECOND), None);
+        assert_eq!(history.mean(Subject::Vm("a"), Metric::Mpki, 0, 4 * SECOND), Some((2.0, 2)));
+        assert_eq!(history.mean(Subject::Vm("a"), Metric::Mpki, 2 * SECOND, 4 * SECOND), None);
+    }
+
+    #[test]
+    fn what_is_known_later_has_gaps_before() {
+        let mut history = History::default();
+        for (at, mpki) in [(1, None), (2, None), (3, Some(3.0))] {
+            history.push(&window(at, "a", mpki));
+        }
+        assert_eq!(chart(&history, "a", 0, 3, 3), [Column::Gap, Column::Gap, Column::Value(3.0)]);
     }
 
     #[test]
@@ -324,7 +365,9 @@ mod tests {
         }
         assert_eq!((history.vms.len(), history.count), (1, 1));
         let long = &history.vms["long"].own;
-        assert_eq!((long.fine.len(), long.coarse.len()), (FINE, COARSE));
+        let mpki = &long.tracks[Metric::Mpki.index()];
+        assert_eq!((mpki.fine.len(), mpki.coarse.len()), (FINE, COARSE));
+        assert_eq!(long.tracks[Metric::Run.index()].fine.capacity(), 0, "there is no value to keep");
         assert_eq!((history.fine_spans.len(), history.coarse_spans.len()), (FINE, COARSE));
         assert_eq!(history.marks.len(), MAX_MARKS);
         // Only the coarse history reaches two hours back.
@@ -337,7 +380,7 @@ mod tests {
         let mut history = History::default();
         let mut crowd = window(1, "a", Some(1.0));
         let row = crowd.vms[0].clone();
-        crowd.vms = (0..MAX_SERIES + 10).map(|vm| RateRow { vm: vm.to_string(), ..row.clone() }).collect();
+        crowd.vms = (0..MAX_SERIES + 10).map(|vm| Row { vm: vm.to_string(), ..row.clone() }).collect();
         history.push(&crowd);
         assert_eq!(history.count, MAX_SERIES);
         assert_eq!(chart(&history, "0", 0, 1, 1), [Column::Value(1.0)]);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use huddle_model::matrix::{SharingMatrix, Weigh};
 use ratatui::text::Span;
 
-use super::cluster;
-use super::geometry::{HeatLayout, window_top};
+use super::cluster::{self, Clusters};
+use super::geometry::{HeatLayout, HeatShape, window_top};
+use super::overview::{Basis, Overview};
 use super::scale::Scale;
 
 /// Figures computed once per matrix, not per frame.
@@ -14,8 +15,12 @@ use super::scale::Scale;
 pub(crate) struct MatrixFigures {
     /// Positions in the matrix, clustered.
     pub(crate) clustered: Arc<[usize]>,
+    /// The group of each VM, see [`Clusters`].
+    pub(crate) group_of: Arc<[usize]>,
     /// Row and column of the highest rate; `None` where nothing is shared.
     pub(crate) highest: Option<(usize, usize)>,
+    /// The highest rate of what is read; 0 where nothing is.
+    pub(crate) highest_read: f64,
 }
 
 impl MatrixFigures {
@@ -24,23 +29,30 @@ impl MatrixFigures {
         if let Some((_, figures)) = before.filter(|(old, _)| same_rates(old, matrix)) {
             return figures.clone();
         }
-        let mut highest = None;
-        let mut top = 0.0;
+        let (mut highest, mut top, mut highest_read) = (None, 0.0, 0.0f64);
+        let has_reads = matrix.read_window_ms().is_some();
         for i in 0..matrix.len() {
             for j in (0..matrix.len()).filter(|j| *j != i) {
                 if matrix.rate(i, j) > top {
                     (top, highest) = (matrix.rate(i, j), Some((i, j)));
                 }
+                if has_reads {
+                    highest_read = highest_read.max(matrix.read_rate(i, j).unwrap_or(0.0));
+                }
             }
         }
-        Self { highest, clustered: cluster::order(matrix).into() }
+        let Clusters { order, group_of } = cluster::clusters(matrix);
+        Self { highest, highest_read, clustered: order.into(), group_of: group_of.into() }
     }
 }
 
 fn same_rates(a: &SharingMatrix, b: &SharingMatrix) -> bool {
     let same_names = || a.vms().iter().zip(b.vms()).all(|(a, b)| a.name == b.name);
     let same_row = |i| (0..a.len()).all(|j| a.rate(i, j) == b.rate(i, j));
-    std::ptr::eq(a, b) || a.len() == b.len() && same_names() && (0..a.len()).all(same_row)
+    let same_reads = |i| (0..a.len()).all(|j| a.read_rate(i, j) == b.read_rate(i, j));
+    let have_reads = (a.read_window_ms(), b.read_window_ms());
+    let same_read = have_reads.0 == have_reads.1 && (have_reads.0.is_none() || (0..a.len()).all(same_reads));
+    std::ptr::eq(a, b) || a.len() == b.len() && same_names() && (0..a.len()).all(same_row) && same_read
 }
 
 /// Order of the VMs, and position of the cursor.
@@ -53,8 +65,12 @@ pub(crate) struct Sharing {
     pub(crate) filter: String,
     /// Positions in the matrix of the VMs shown, in the order of display.
     pub(crate) order: Vec<usize>,
-    /// Columns of the longest name shown.
-    pub(crate) longest_name: usize,
+    /// What the layout depends on.
+    shape: HeatShape,
+    /// The placement by which VMs of a group are ordered.
+    placed: Option<Arc<Overview>>,
+    /// Groups of two VMs or more that stand together, as the positions in `order` from the first one to before `end`.
+    pub(crate) groups: Vec<(usize, usize)>,
     /// Row and column of the cursor, as positions in `order`.
     pub(crate) cursor: (usize, usize),
     /// Names of the VMs under the cursor, which it follows when rows move.
@@ -63,15 +79,39 @@ pub(crate) struct Sharing {
     top: (usize, usize),
 }
 
+/// The groups of two VMs or more among VMs in the order of display. One that is all there is, is none.
+fn runs(order: &[usize], group_of: &[usize]) -> Vec<(usize, usize)> {
+    let mut groups = Vec::new();
+    let mut from = 0;
+    for run in order.chunk_by(|a, b| group_of[*a] == group_of[*b]) {
+        let end = from + run.len();
+        if run.len() > 1 && run.len() < order.len() {
+            groups.push((from, end));
+        }
+        from = end;
+    }
+    groups
+}
+
+/// Before and after each group.
+fn gaps(groups: &[(usize, usize)], count: usize) -> Arc<[usize]> {
+    let mut gaps: Vec<usize> = groups.iter().flat_map(|(from, end)| [*from, *end]).collect();
+    gaps.dedup();
+    debug_assert!(gaps.iter().all(|gap| *gap <= count));
+    gaps.into()
+}
+
 impl Default for Sharing {
     fn default() -> Self {
         Self {
             is_clustered: true,
-            scale: Scale::Linear,
+            scale: Scale::Highest,
             weigh: Weigh::All,
             filter: String::new(),
             order: Vec::new(),
-            longest_name: 0,
+            shape: HeatShape::default(),
+            placed: None,
+            groups: Vec::new(),
             cursor: (0, 1),
             cursor_names: None,
             top: (0, 0),
@@ -81,21 +121,39 @@ impl Default for Sharing {
 
 impl Sharing {
     /// Computes the layout again; the cursor stays with its VMs.
-    pub(crate) fn arrange(&mut self, matrix: Option<(&SharingMatrix, &MatrixFigures)>) {
-        let Some((matrix, figures)) = matrix else {
+    pub(crate) fn arrange(&mut self, shown: Option<(&SharingMatrix, &MatrixFigures, &Arc<Overview>)>) {
+        let Some((matrix, figures, overview)) = shown else {
             self.order.clear();
+            self.groups.clear();
+            self.shape = HeatShape::default();
             self.cursor = (0, 0);
             return;
         };
         let lower = self.filter.to_lowercase();
         let name = |vm: usize| matrix.vms()[vm].name.as_str();
         let passes = |vm: &usize| lower.is_empty() || name(*vm).to_lowercase().contains(&lower);
+        // While a trial switches placements, rows stay where they are.
+        if self.placed.is_none() || overview.basis != Basis::Tried {
+            self.placed = Some(Arc::clone(overview));
+        }
         self.order = if self.is_clustered {
-            figures.clustered.iter().copied().filter(passes).collect()
+            let mut order: Vec<usize> = figures.clustered.iter().copied().filter(passes).collect();
+            let home = |vm: &usize| self.placed.as_ref()?.home(name(*vm))?.parts.first().map(|(at, _)| *at);
+            // VMs of a group are together by cache domain; those of unknown place are last.
+            for group in order.chunk_by_mut(|a, b| figures.group_of[*a] == figures.group_of[*b]) {
+                group.sort_by_cached_key(|vm| home(vm).unwrap_or(usize::MAX));
+            }
+            order
         } else {
             (0..matrix.len()).filter(passes).collect()
         };
-        self.longest_name = self.order.iter().map(|vm| Span::raw(name(*vm)).width()).max().unwrap_or(0);
+        self.groups = if self.is_clustered { runs(&self.order, &figures.group_of) } else { Vec::new() };
+        self.shape = HeatShape {
+            count: self.order.len(),
+            longest_name: self.order.iter().map(|vm| Span::raw(name(*vm)).width()).max().unwrap_or(0),
+            gaps: gaps(&self.groups, self.order.len()),
+            mark_width: overview.longest_mark(),
+        };
         let find = |wanted: &str| self.order.iter().position(|vm| name(*vm) == wanted);
         let last = self.order.len().saturating_sub(1);
         self.cursor = match &self.cursor_names {
@@ -108,7 +166,18 @@ impl Sharing {
     }
 
     pub(crate) fn layout(&self, body: ratatui::layout::Rect) -> HeatLayout {
-        HeatLayout::new(body, self.order.len(), self.longest_name)
+        HeatLayout::new(body, &self.shape)
+    }
+
+    /// Groups that are wholly in one cache domain.
+    pub(crate) fn groups_together(&self, matrix: &SharingMatrix, overview: &Overview) -> usize {
+        let home = |vm: &usize| overview.home(&matrix.vms()[*vm].name)?.only();
+        let is_together = |(from, end): &&(usize, usize)| {
+            let mut homes = self.order[*from..*end].iter().map(home);
+            let first = homes.next().flatten();
+            first.is_some() && homes.all(|home| home == first)
+        };
+        self.groups.iter().filter(is_together).count()
     }
 
     /// First visible row and column.

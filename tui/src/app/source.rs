@@ -1,9 +1,14 @@
 //! Where updates come from, and which actions the source allows.
 
+use std::sync::Arc;
+
+use huddle_model::availability::Availability;
+use huddle_model::summary::{Arm, SimulatedMisses};
+
 use super::action::{Capability, Speed};
 
 /// Where updates come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Source {
     /// The loop in the same process.
     #[default]
@@ -15,12 +20,12 @@ pub enum Source {
         /// Why no updates arrive: the loop ended, the connection broke.
         lost: Option<String>,
     },
-    /// A recording.
+    /// A recording, or the result of an experiment.
     Replay(Replay),
 }
 
 /// State of a replay.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Replay {
     /// The recording's name, for the screen.
     pub name: String,
@@ -34,6 +39,23 @@ pub struct Replay {
     pub is_playing: bool,
     /// Its speed.
     pub speed: Speed,
+    /// The experiment whose result is shown, an arm each step; `None` for a recording.
+    pub experiment: Option<Arc<ExperimentResult>>,
+}
+
+/// What the result of an experiment has beside the view of each arm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExperimentResult {
+    /// The arm of each step: the round of its view has the number of the step, from 1.
+    pub arms: Vec<Arm>,
+    /// Misses that a simulated cache has had in every arm, or why there are none.
+    pub simulated: Availability<SimulatedMisses>,
+}
+
+impl Source {
+    pub(crate) fn is_attached(&self) -> bool {
+        matches!(self, Self::Attached { .. })
+    }
 }
 
 impl Replay {

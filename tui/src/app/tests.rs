@@ -205,7 +205,7 @@ fn the_mouse_selects_tabs_and_cells_and_the_wheel_scrolls() {
     mouse(&mut app, click, tab.x + 1, tab.y);
     assert_eq!(app.view(), View::Sharing);
     let layout = app.sharing.layout(screen.body);
-    mouse(&mut app, click, layout.cells.x + 3 * layout.cell_width, layout.cells.y + 5);
+    mouse(&mut app, click, layout.cell((0, 0), 5, 3).x, layout.cell((0, 0), 5, 3).y);
     assert_eq!(app.sharing.cursor, (5, 3));
     for _ in 0..50 {
         mouse(&mut app, MouseEventKind::ScrollDown, layout.cells.x, layout.cells.y);
@@ -293,7 +293,7 @@ fn impossible_actions_show_a_reason_and_no_question() {
     app.set_source(attached(None));
     assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StartRecording]);
     app.set_source(Source::Replay(Replay::default()));
-    for key in ['a', 'd', 'p', 'R', 'r'] {
+    for key in ['a', 'd', 'p', 'R', 'r', 'K'] {
         assert!(notice(&mut app, key).contains("a replay cannot change the host"), "{key}");
     }
     app.set_source(Source::Live);
@@ -307,6 +307,7 @@ fn recording_starts_and_stops_with_one_key() {
     assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StartRecording]);
     app.set_recording(Some(RecordingState::of("/tmp/run")));
     assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StopRecording]);
+    assert_eq!(press(&mut app, KeyCode::Char('K')), [Action::SaveLast], "whether or not it records");
 }
 
 #[test]
@@ -393,19 +394,20 @@ fn misses_are_ordered_filtered_and_followed() {
     app.on_view(observed(Scene { vms: 12, ..SMALL }, 1), 0);
     keys(&mut app, "3");
     let names = |app: &App| app.miss_rows().iter().map(|row| row_label(row)).collect::<Vec<_>>();
-    let figure = |app: &App, rate: rate::Rate| {
-        app.miss_rows().iter().map(|row| *rate.of(&row.rates).value().unwrap()).collect::<Vec<_>>()
+    let figure = |app: &App, metric: metric::Metric| {
+        app.miss_rows().iter().map(|row| *metric.of(&row.figures).value().unwrap()).collect::<Vec<_>>()
     };
-    assert!(figure(&app, rate::Rate::MissesPerS).is_sorted_by(|a, b| a >= b));
+    assert!(figure(&app, metric::Metric::MissesPerS).is_sorted_by(|a, b| a >= b));
     keys(&mut app, "S");
-    assert!(figure(&app, rate::Rate::MissesPerS).is_sorted());
+    assert!(figure(&app, metric::Metric::MissesPerS).is_sorted());
     keys(&mut app, "jj");
     let position = |app: &App| app.misses.table.position(app.miss_rows().iter().map(|row| misses::key(row)));
     let selected = names(&app)[2].clone();
     keys(&mut app, "s");
-    assert!(figure(&app, rate::Rate::Ipc).is_sorted_by(|a, b| a >= b));
+    assert!(figure(&app, metric::Metric::Ipc).is_sorted_by(|a, b| a >= b));
     assert_eq!(names(&app)[position(&app)], selected);
-    keys(&mut app, "s");
+    // CPU time, the part in the own domain, and again from the name.
+    keys(&mut app, "sss");
     assert!(names(&app).is_sorted());
     keys(&mut app, "v/db");
     press(&mut app, KeyCode::Enter);
@@ -418,15 +420,15 @@ fn the_mouse_orders_and_selects_in_tables() {
     let mut app = app();
     app.on_view(observed(Scene { vms: 12, ..SMALL }, 1), 0);
     keys(&mut app, "3");
-    let layout = geometry::MissesLayout::new(app.screen().unwrap().body);
+    let layout = app.misses_layout(app.screen().unwrap().body);
     let mut click = |column, row| {
         let kind = MouseEventKind::Down(MouseButton::Left);
         app.on_event(Event::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE }));
         let rows = app.miss_rows();
-        (app.misses.sort(), app.misses.table.position(rows.iter().map(|row| misses::key(row))))
+        (app.miss_order(), app.misses.table.position(rows.iter().map(|row| misses::key(row))))
     };
-    let (x, _) = layout.columns()[2];
-    assert_eq!(click(x + 3, layout.table.y).0, misses::MissColumn::Rate(rate::Rate::Mpki));
+    let (_, x, _) = layout.columns[2];
+    assert_eq!(click(x + 3, layout.table.y).0, misses::MissColumn::Metric(metric::Metric::Mpki));
     assert_eq!(click(x, layout.table.y + 4).1, 3);
 }
 
@@ -435,7 +437,7 @@ fn load_is_the_cpu_time_of_vcpus_over_that_of_the_domain() {
     let view = observed(SMALL, 1);
     let seen = view.observation.value().unwrap();
     let topology = view.round.topology.value().map(|topology| &**topology);
-    let figures = WindowFigures::of(seen, topology);
+    let figures = WindowFigures::of(seen, topology, &view.in_force);
     for domain in &figures.domains {
         // Four vCPUs that ran 0.7 s each, on four CPUs, in a second.
         let busy = domain.busy.value().unwrap();
@@ -443,12 +445,12 @@ fn load_is_the_cpu_time_of_vcpus_over_that_of_the_domain() {
     }
     let mut partly = huddle_model::observation::Observation::clone(seen);
     partly.vcpus[0].residency = Availability::Unavailable("the thread ended".into());
-    let figures = WindowFigures::of(&partly, topology);
+    let figures = WindowFigures::of(&partly, topology, &view.in_force);
     assert!(figures.domains.iter().all(|domain| domain.busy.value().unwrap().is_least));
     partly.vcpus.iter_mut().for_each(|vcpu| {
         vcpu.residency = Availability::Unavailable("no BPF".into());
     });
-    let figures = WindowFigures::of(&partly, topology);
+    let figures = WindowFigures::of(&partly, topology, &view.in_force);
     assert!(figures.domains.iter().all(|domain| domain.busy.reason() == Some("no BPF")));
 }
 

@@ -12,8 +12,8 @@ use huddle_model::view::View as LoopView;
 
 use super::change::{self, Change};
 use super::ksm_history::KsmHistory;
+use super::metric::WindowFigures;
 use super::overview::Overview;
-use super::rate::WindowFigures;
 use super::series::History;
 use super::sharing::MatrixFigures;
 use super::{App, Picture, moment};
@@ -30,12 +30,12 @@ impl App {
 
     /// Applies a complete view, where single updates are missing: `missed` steps of the loop did not arrive
     /// one by one. Known events are not logged again. A view of an earlier time (a replay sought back) clears
-    /// log and charts.
+    /// log and charts, and so does another arm of an experiment, which no time connects with the one before.
     pub fn on_view(&mut self, view: LoopView, missed: u64) {
         // A live loop's clock may be set back: that alone is no reason to clear.
         let is_back = self.source.replay().is_some()
             && self.latest.as_ref().is_some_and(|before| moment(&view) < before.moment());
-        if is_back {
+        if is_back || self.is_experiment() {
             self.clear_history();
         }
         if missed > 0 {
@@ -93,7 +93,10 @@ impl App {
             );
         }
         let mut change = before.as_ref().and_then(|before| before.change.clone());
-        if let Some(new) = change::change(self.last_plan.as_deref(), round) {
+        // An arm of an experiment changes nothing, and its reasons are among its events.
+        if !self.is_experiment()
+            && let Some(new) = change::change(self.last_plan.as_deref(), round)
+        {
             self.log_reasons(&new);
             self.history.mark(new.at_unix_us, new.label());
             change = Some(Arc::new(new));
@@ -149,7 +152,8 @@ impl App {
             self.history.mark(seen.begin_unix_us, label);
             self.last_arm = arm;
         }
-        let figures = WindowFigures::of(seen, view.round.topology.value().map(|topology| &**topology));
+        let figures =
+            WindowFigures::of(seen, view.round.topology.value().map(|topology| &**topology), &view.in_force);
         self.history.push(&figures);
         Availability::Available(Arc::new(figures))
     }
@@ -173,6 +177,10 @@ impl App {
     }
 
     fn note_missed(&mut self, last_round: Option<u64>, round: &Round) {
+        // Its rounds are arms, none of which comes before another one.
+        if self.is_experiment() {
+            return;
+        }
         let number = round.number;
         let text = match last_round {
             Some(last) if number > last + 1 => {
@@ -196,8 +204,7 @@ impl App {
     }
 
     fn log_decision(&mut self, decision: &Decision) {
-        let text = format!("{}: {}: {}", decision.proposal, decision.outcome.label(), decision.reason);
-        self.log.push(decision.at_unix_us, "decision", None, text);
+        self.log.push(decision.at_unix_us, "decision", None, decision.to_string());
     }
 }
 

@@ -1,11 +1,11 @@
-//! Charts of a rate over time.
+//! Charts of a metric over time.
 
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::canvas::{self, Canvas};
 use super::format;
-use crate::app::rate::Rate;
+use crate::app::metric::Metric;
 use crate::app::series::{Column, History, Mark, Subject};
 
 /// What a chart shows.
@@ -14,7 +14,7 @@ pub(crate) struct Chart<'a> {
     pub(crate) subject: Subject<'a>,
     /// Name of the subject.
     pub(crate) name: &'a str,
-    pub(crate) rate: Rate,
+    pub(crate) metric: Metric,
     /// Time range, in microseconds since the Unix epoch.
     pub(crate) span: (u64, u64),
 }
@@ -27,7 +27,7 @@ impl Chart<'_> {
             return;
         }
         let bars = Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height - 2 };
-        let columns = self.history.chart(self.subject, self.rate, self.span, usize::from(bars.width));
+        let columns = self.history.chart(self.subject, self.metric, self.span, usize::from(bars.width));
         let top = highest(&columns);
         let style = if is_strong { theme.strong() } else { theme.plain() };
         let title = self.title(&columns, top, usize::from(area.width.saturating_sub(4)));
@@ -52,14 +52,14 @@ impl Chart<'_> {
     fn title(&self, columns: &[Column], top: f64, room: usize) -> String {
         let now = columns.iter().rev().find(|column| **column != Column::Nothing);
         let now = match now {
-            Some(Column::Value(value)) => format::rate(self.rate, *value),
+            Some(Column::Value(value)) => format::metric(self.metric, *value),
             Some(Column::Gap) => "n/a".into(),
             _ => "no window yet".into(),
         };
         let each = (self.span.1 - self.span.0) as f64 / 1e6 / columns.len().max(1) as f64;
-        let head = format!("{} of {}: {now}", self.rate.name(), self.name);
+        let head = format!("{} of {}: {now}", self.metric.name(), self.name);
         let full =
-            format!("{head}, top {}, a column is the mean of {each:.1} s", format::rate(self.rate, top));
+            format!("{head}, top {}, a column is the mean of {each:.1} s", format::metric(self.metric, top));
         if canvas::width(&full) <= room { full } else { head }
     }
 

@@ -217,6 +217,19 @@ pub(crate) fn gain(estimate: &Estimate) -> String {
     }
 }
 
+/// How much better something is than what was before it, by its trial.
+pub(crate) fn better_than_before(estimate: &Estimate) -> String {
+    let part = estimate.median * 100.0;
+    let text = match part < 0.0 {
+        true => format!("{:.1} % worse than before", -part),
+        false => format!("{part:.1} % better than before"),
+    };
+    match estimate.ci95 {
+        Some([low, high]) => format!("{text} [{:+.1}, {:+.1}]", low * 100.0, high * 100.0),
+        None => format!("{text} (too few blocks for an interval)"),
+    }
+}
+
 /// A decision on one line.
 pub(crate) fn decision_line(decision: &Decision) -> String {
     let seen = match &decision.observed_change {

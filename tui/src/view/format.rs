@@ -4,7 +4,7 @@ use huddle_model::page_size::PageSize;
 use huddle_model::text;
 pub(crate) use huddle_model::text::bytes;
 
-use crate::app::rate::Rate;
+use crate::app::metric::Metric;
 
 /// A number with its thousands separated.
 pub(crate) fn count(number: u64) -> String {
@@ -38,12 +38,18 @@ pub(crate) fn cell_percent(part: f64) -> String {
     if value > 0.0 && value < 0.05 { "<.1".into() } else { format!("{value:.1}") }
 }
 
-/// A rate in its usual unit.
-pub(crate) fn rate(rate: Rate, value: f64) -> String {
-    match rate {
-        Rate::Mpki | Rate::Ipc => small(value),
-        Rate::MissRatio => percent(value),
-        Rate::MissesPerS => si(value),
+/// The same in three columns: whole per cents.
+pub(crate) fn short_percent(part: f64) -> String {
+    let value = part * 100.0;
+    if value > 0.0 && value < 0.5 { "<1".into() } else { format!("{value:.0}") }
+}
+
+/// A metric in its usual unit.
+pub(crate) fn metric(metric: Metric, value: f64) -> String {
+    match metric {
+        Metric::Mpki | Metric::Ipc => small(value),
+        Metric::MissRatio | Metric::Run | Metric::OwnDomain => percent(value),
+        Metric::MissesPerS | Metric::Operations => si(value),
     }
 }
 
@@ -120,10 +126,10 @@ mod tests {
         assert_eq!(si(0.01), "<0.1");
         assert_eq!(si(999.96), "1.0k");
         assert_eq!(si(12_345_678.0), "12.3M");
-        assert_eq!(rate(Rate::Mpki, 0.0), "0.00");
-        assert_eq!(rate(Rate::Mpki, 0.001), "0.0010");
-        assert_eq!(rate(Rate::Ipc, 0.000_01), "<0.0001");
-        assert_eq!(rate(Rate::MissRatio, 0.123), "12.3 %");
+        assert_eq!(metric(Metric::Mpki, 0.0), "0.00");
+        assert_eq!(metric(Metric::Mpki, 0.001), "0.0010");
+        assert_eq!(metric(Metric::Ipc, 0.000_01), "<0.0001");
+        assert_eq!(metric(Metric::MissRatio, 0.123), "12.3 %");
     }
 
     #[test]

@@ -4,10 +4,7 @@ use ratatui::layout::Rect;
 
 use super::canvas::Canvas;
 use super::format;
-use crate::app::{App, LOG_FRAME};
-
-/// Lines of the selected entry, with its heading.
-const DETAIL: u16 = LOG_FRAME - 1;
+use crate::app::{App, log_frame};
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
     let theme = canvas.theme;
@@ -22,7 +19,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
         heading += &format!("; {} older entries dropped", format::count(log.dropped));
     }
     canvas.text(body, body.x + 1, body.y, &heading, theme.faint());
-    let list_height = body.height.saturating_sub(1 + DETAIL);
+    let list_height = body.height.saturating_sub(log_frame(body.height));
     let list = Rect::new(body.x, body.y + 1, body.width, list_height);
     let selected = log.position(end);
     let top = log.top(end, usize::from(list_height));
@@ -51,7 +48,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
         let text = if total == 0 { "no events yet" } else { "no entry matches the filter; Esc clears it" };
         canvas.text(list, list.x + 1, list.y, text, theme.plain());
     }
-    let detail = Rect::new(body.x, list.bottom(), body.width, DETAIL);
+    let detail = Rect::new(body.x, list.bottom(), body.width, log_frame(body.height) - 1);
     let inner = canvas.rule(detail, " selected entry ");
     if let Some(entry) = log.at(selected, end) {
         let vm = entry.vm.as_ref().map_or_else(String::new, |vm| format!(" {vm}:"));

@@ -5,13 +5,18 @@ mod chart;
 mod compare;
 mod format;
 mod help;
+mod hint;
 mod ksm;
 mod log;
 mod misses;
 mod overlay;
 mod overview;
+mod pair;
 mod palette;
 mod sharing;
+mod simulated;
+mod strips;
+mod summary;
 mod theme;
 
 use huddle_model::availability::Availability;
@@ -140,13 +145,20 @@ fn replay_bar(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         || "nothing yet".to_owned(),
         |picture| format!("{} UTC", format::time_of_day(picture.moment())),
     );
-    let text = format!(
-        " replay of {}: {} of {}, {at}, {state} at {} ",
-        replay.name,
-        (replay.position + 1).min(replay.length),
-        replay.length,
-        replay.speed
-    );
+    let text = match app.experiment() {
+        Some((result, arm)) => {
+            let step = result.arms.iter().position(|known| *known == arm).map_or(0, |at| at + 1);
+            let steps = result.arms.len();
+            format!(" arm {arm}, {step} of {steps}; the result of experiment {} ", replay.name)
+        }
+        None => format!(
+            " replay of {}: {} of {}, {at}, {state} at {} ",
+            replay.name,
+            (replay.position + 1).min(replay.length),
+            replay.length,
+            replay.speed
+        ),
+    };
     let filled = (replay.part() * f64::from(area.width)).round() as u16;
     for x in area.x..area.right() {
         let is_past = x < area.x + filled;
@@ -162,6 +174,9 @@ fn state(app: &App, theme: Theme) -> (String, ratatui::style::Style) {
     let round = picture.view.round.number;
     if app.is_paused {
         return (format!("PAUSED {round}, {} newer", app.rounds_behind()), theme.warning());
+    }
+    if let Some((_, arm)) = app.experiment() {
+        return (format!("RESULT {arm}"), theme.warning());
     }
     if app.source.replay().is_some() {
         return (format!("REPLAY round {round}"), theme.warning());
@@ -194,12 +209,16 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         return;
     }
     let hints: &[(Command, &str)] = match app.view {
+        View::Overview if app.experiment().is_some() => &[(Command::Why, "why n/a")],
         View::Overview => &[
             (Command::DryRun, "dry run"),
             (Command::ApplyPlan, "apply"),
             (Command::ChoosePolicy, "policy"),
             (Command::Why, "why n/a"),
         ],
+        View::Misses if app.has_simulated_rows_only() => {
+            &[(Command::Filter, "filter"), (Command::Why, "why n/a")]
+        }
         View::Misses => &[
             (Command::Level, "VMs or vCPUs"),
             (Command::Order, "order"),
@@ -225,12 +244,12 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         (true, None) => "follow",
         (false, _) => "pause",
     };
-    let always = [
-        (Command::Help, "help"),
-        (Command::Quit, "quit"),
-        (Command::Pause, pause),
-        (Command::NextView, "view"),
-    ];
+    let mut always = vec![(Command::Help, "help"), (Command::Quit, "quit")];
+    match app.experiment() {
+        Some(_) => always.extend([(Command::Step, "next arm"), (Command::StepBack, "previous arm")]),
+        None => always.push((Command::Pause, pause)),
+    }
+    always.push((Command::NextView, "view"));
     let mut x = x;
     if let Some(state) = &app.recording {
         let (part, text) = match &state.interrupted {

@@ -1,21 +1,26 @@
 //! The overview: cache domains as boxes, and the last change with its reasons.
 
 use huddle_model::availability::Availability;
-use huddle_model::page_size::PageSize;
 use huddle_model::pinning::Pinning;
-use huddle_model::topology::DomainId;
+use huddle_model::summary::Arm;
+use huddle_model::topology::{CacheDomain, DomainId};
+use huddle_model::trial::Decision;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::canvas::{self, Canvas};
-use super::{chart, compare, format, or_reason};
-use crate::app::rate::Rate;
+use super::{chart, compare, format, hint, summary};
+use crate::app::metric::Metric;
 use crate::app::series::Subject;
-use crate::app::{App, Basis, Change, DomainLoad, Move, Picture};
+use crate::app::{App, Change, DomainLoad, Move, Picture};
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
     let layout = app.overview_layout(body);
-    summary(canvas, layout.summary, picture);
+    if hint::is_due(app, picture) {
+        no_vms(canvas, body, app, picture);
+        return;
+    }
+    summary::draw(canvas, layout.summary, app, picture);
     match &picture.overview.domains {
         Availability::Unavailable(reason) => {
             let text = format!("cache domains: n/a: {reason}");
@@ -27,7 +32,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
             let level = picture.view.round.topology.value().and_then(|topology| topology.level());
             for (index, domain) in domains.iter().enumerate() {
                 if let Some(area) = layout.box_at(index, top) {
-                    domain_box(canvas, area, app, picture, domain, level, index == app.domain);
+                    domain_box(canvas, area, app, picture, domain, level, index);
                 }
             }
             let first = top * layout.boxes_across;
@@ -36,7 +41,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
                 let last = (first + shown).min(domains.len());
                 let text =
                     format!(" domains {} to {last} of {} (Up, Down to scroll)", first + 1, domains.len());
-                let row = Rect { y: layout.summary.y + 2, height: 1, ..layout.summary };
+                let row = Rect { y: layout.summary.bottom().saturating_sub(1), height: 1, ..layout.summary };
                 let x = row.right().saturating_sub(text.len() as u16 + 1);
                 canvas.text(row, x, row.y, &text, canvas.theme.warning());
             }
@@ -45,75 +50,30 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
     change(canvas, layout.change, app, picture);
 }
 
-fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
-    let theme = canvas.theme;
-    let overview = &picture.overview;
-    let view = &picture.view;
-    let vcpus: usize = view.round.vms.iter().map(|vm| vm.vcpus.len()).sum();
-    let (policy, known) = or_reason(&view.round.plan, |plan| plan.policy.to_string());
-    let style = if known { theme.strong() } else { theme.warning() };
-    let vms = format!(
-        "{}, {}  policy ",
-        format::things(view.round.vms.len() as u64, "VM"),
-        format::things(vcpus as u64, "vCPU")
-    );
-    let x = canvas.pieces(area, area.x + 1, area.y, &[(&vms, theme.plain()), (&policy, style)]);
-    if let Some((matrix, (i, j))) =
-        picture.matrix().and_then(|(matrix, figures)| Some((matrix, figures.highest?)))
-    {
-        let name = |vm: usize| matrix.vms()[vm].name.as_str();
-        let most = format!("{} and {}, {}", name(i), name(j), format::percent(matrix.rate(i, j)));
-        canvas.pieces(area, x + 2, area.y, &[("share most: ", theme.faint()), (&most, theme.strong())]);
-    }
-
-    let y = area.y + 1;
-    match (&overview.within_frames, &overview.total_frames) {
-        (Availability::Available(within), Availability::Available(total)) => {
-            let part = match total {
-                0 => String::new(),
-                _ => format!(", {}", format::percent(*within as f64 / *total as f64)),
+/// What would make a VM appear, and the cache domains that wait for one.
+fn no_vms(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
+    let inner = Rect {
+        x: area.x + 1,
+        y: area.y + 1,
+        width: area.width.saturating_sub(2),
+        height: area.height.saturating_sub(1),
+    };
+    let domains = match &picture.view.round.topology {
+        Availability::Available(topology) => {
+            let one = |domain: &CacheDomain| {
+                let size =
+                    domain.size_bytes.map_or_else(String::new, |bytes| format!(", {}", format::bytes(bytes)));
+                format!("{} (CPUs {}{size})", domain.id, domain.cpus)
             };
-            let size = view.round.matrix.value().map_or_else(PageSize::default, |matrix| matrix.page_size());
-            let inside =
-                format!("{} frames ({}{part})", format::count(*within), format::frames_bytes(*within, size));
-            let across = total.saturating_sub(*within);
-            let across = format!("{} ({})", format::count(across), format::frames_bytes(across, size));
-            let pieces = [
-                ("shared within domains ", theme.faint()),
-                (&inside, theme.strong()),
-                ("  across ", theme.faint()),
-                (&across, theme.plain()),
-            ];
-            canvas.pieces(area, area.x + 1, y, &pieces);
+            let all: Vec<String> = topology.domains().iter().map(one).collect();
+            format!("Cache domains of this host: {}", all.join(", "))
         }
-        (within, total) => {
-            let reason = total.reason().or(within.reason()).unwrap_or_default();
-            let text = format!("n/a: {reason}");
-            let pieces = [("shared frames ", theme.faint()), (text.as_str(), theme.warning())];
-            canvas.pieces(area, area.x + 1, y, &pieces);
-        }
-    }
-
-    let y = area.y + 2;
-    let (basis, style) = match &overview.basis {
-        Basis::Pinned => ("as pinned".into(), theme.plain()),
-        Basis::Tried => ("in force now, while a trial runs".into(), theme.strong()),
-        Basis::Bound => ("by affinity or last CPU; plans are tried first".into(), theme.plain()),
-        Basis::PlannedOnly(reason) => (format!("planned, not pinned: {reason}"), theme.warning()),
-        Basis::NotPlaced(reason) => {
-            (format!("no placement: {reason}; by affinity or last CPU"), theme.warning())
-        }
+        Availability::Unavailable(reason) => format!("cache domains: n/a: {reason}"),
     };
-    let mut pieces = vec![("boxes: ", theme.faint()), (basis.as_str(), style)];
-    let elsewhere = format::things(overview.elsewhere as u64, "vCPU");
-    let elsewhere = match overview.basis {
-        Basis::NotPlaced(_) | Basis::Bound => format!("; {elsewhere} of unknown place"),
-        _ => format!("; {elsewhere} placed by the kernel"),
-    };
-    if overview.elsewhere > 0 {
-        pieces.push((&elsewhere, theme.plain()));
-    }
-    canvas.pieces(area, area.x + 1, y, &pieces);
+    let last = Rect { y: inner.bottom().saturating_sub(2), height: inner.height.min(2), ..inner };
+    canvas.paragraph(last, &domains, canvas.theme.faint());
+    let above = Rect { height: inner.height.saturating_sub(3), ..inner };
+    hint::no_vms(canvas, above, app, picture);
 }
 
 fn domain_box(
@@ -123,7 +83,7 @@ fn domain_box(
     picture: &Picture,
     load: &DomainLoad,
     level: Option<u8>,
-    is_selected: bool,
+    index: usize,
 ) {
     let theme = canvas.theme;
     let domain = &load.domain;
@@ -131,16 +91,30 @@ fn domain_box(
         1 => format!(", node {nodes}"),
         _ => format!(", nodes {nodes}"),
     });
+    let is_selected = index == app.domain;
     let mark = if is_selected { ">" } else { " " };
     let title = format!("{mark}domain {}{node} ", domain.id);
     let style = if is_selected { theme.accent() } else { theme.faint() };
     let title_style = if is_selected { theme.accent() } else { theme.strong() };
     let inner = canvas.frame(area, &title, style, title_style);
+    // The number has the colour that the domain has in the heatmap's strips.
+    let number = Rect { x: area.x + 1 + mark.len() as u16 + 7, width: inner.width, height: 1, ..area };
+    canvas.text(
+        number.intersection(area),
+        number.x,
+        number.y,
+        &domain.id.to_string(),
+        theme.domain_style(index),
+    );
     let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
     let level = level.map_or_else(|| "cache".to_owned(), |level| format!("L{level}"));
     let size = domain.size_bytes.map_or_else(|| "size n/a".to_owned(), format::bytes);
     let cache = format!("{level} {size}  CPUs {}", domain.cpus);
     canvas.text(inner, inner.x, inner.y, &cache, theme.plain());
+    if !picture.overview.is_place_known() {
+        canvas.text(inner, inner.x, inner.y + 1, "VMs here n/a", theme.warning());
+        return;
+    }
     let cpus = domain.cpus.len();
     let vcpus = format::things(load.vcpus as u64, "vCPU");
     let mut load_text = format!("{vcpus} on {}", format::things(cpus as u64, "CPU"));
@@ -178,25 +152,36 @@ fn domain_box(
     flow_members(canvas, members, load);
 }
 
-/// Misses per second of the vCPUs in a domain, with their history.
+/// Misses per second of the vCPUs in a domain, with their history; where no domain has them, the CPUs that are busy.
 fn misses(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture, id: DomainId) {
     let theme = canvas.theme;
-    let seen = picture.window.value().and_then(|figures| figures.domain(id));
-    if seen.is_some_and(|seen| seen.rates.vcpus == 0) {
+    let figures = picture.window.value();
+    let seen = figures.and_then(|figures| figures.domain(id));
+    let is_known = |metric: Metric| {
+        let mut domains = figures.into_iter().flat_map(|figures| &figures.domains);
+        domains.any(|domain| metric.of(&domain.figures).value().is_some())
+    };
+    let metric = match () {
+        () if is_known(Metric::MissesPerS) || !is_known(Metric::Run) => Metric::MissesPerS,
+        () => Metric::Run,
+    };
+    if metric == Metric::MissesPerS && seen.is_some_and(|seen| seen.figures.rates.vcpus == 0) {
         canvas.text(area, area.x, area.y, "no vCPU ran here", theme.faint());
         return;
     }
-    let (text, style) = match seen.map(|seen| &seen.rates.misses_per_s) {
-        Some(Availability::Available(value)) => (format::si(*value), theme.plain()),
+    let name = if metric == Metric::Run { "CPUs busy " } else { "misses/s " };
+    let (text, style) = match (metric, seen.map(|seen| metric.of(&seen.figures))) {
+        (Metric::Run, Some(Availability::Available(value))) => (format!("{value:.2}"), theme.plain()),
+        (_, Some(Availability::Available(value))) => (format::si(*value), theme.plain()),
         _ => ("n/a".to_owned(), theme.warning()),
     };
-    let x = canvas.pieces(area, area.x, area.y, &[("misses/s ", theme.faint()), (&text, style)]);
+    let x = canvas.pieces(area, area.x, area.y, &[(name, theme.faint()), (&text, style)]);
     // Sparklines of neighbours are aligned.
     let x = x.max(area.x + 15) + 1;
     let width = area.right().saturating_sub(x);
     if width >= 4 {
         let span = app.chart_span(picture);
-        let columns = app.history.chart(Subject::Domain(id), Rate::MissesPerS, span, usize::from(width));
+        let columns = app.history.chart(Subject::Domain(id), metric, span, usize::from(width));
         chart::sparkline(canvas, Rect { x, width, ..area }, &columns);
     }
 }
@@ -234,6 +219,9 @@ fn flow_members(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad) {
 
 fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
+    if let Some((_, arm)) = app.experiment() {
+        return of_arm(canvas, area, arm, picture);
+    }
     let Some(change) = &picture.change else { return no_change(canvas, area, app, picture) };
     let time = format::time_of_day(change.at_unix_us);
     let title = format!(" last change: round {} at {time} UTC, policy {} ", change.round, change.policy);
@@ -241,12 +229,28 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let moves = what(change, usize::from(below.width), theme.arrow());
     line(canvas, &mut below, &moves, theme.strong(), 1);
     let (text, is_known) = since(app, picture, change);
-    line(canvas, &mut below, &text, if is_known { theme.strong() } else { theme.warning() }, 1);
+    let most = decision_lines(below);
+    line(canvas, &mut below, &text, if is_known { theme.strong() } else { theme.warning() }, most);
     // A proposal is not pinned in its own round.
     if picture.view.comparison.value().is_none() {
         line(canvas, &mut below, &pinned(change), theme.plain(), 1);
     }
     reasons(canvas, below, &change.reasons);
+}
+
+/// The placement of an experiment's arm with its reasons: nothing was there before it.
+fn of_arm(canvas: &mut Canvas<'_>, area: Rect, arm: Arm, picture: &Picture) {
+    let theme = canvas.theme;
+    match &picture.view.round.plan {
+        Availability::Available(plan) => {
+            let below = within_rule(canvas, area, &format!(" arm {arm}: placed by policy {} ", plan.policy));
+            reasons(canvas, below, &plan.reasons);
+        }
+        Availability::Unavailable(reason) => {
+            let below = within_rule(canvas, area, &format!(" arm {arm} "));
+            canvas.paragraph(below, &format!("plan n/a: {reason}"), theme.warning());
+        }
+    }
 }
 
 /// Where no change was seen: why, or the reasons of the plan that was there before.
@@ -265,12 +269,22 @@ fn no_change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) 
             let title = format!(" last change: none seen; the plan is of policy {} ", plan.policy);
             let mut below = within_rule(canvas, area, &title);
             if let Some(decision) = app.decisions().last() {
-                let text = format!("last decision: {}", compare::decision_line(decision));
-                line(canvas, &mut below, &text, theme.strong(), 1);
+                let most = decision_lines(below);
+                line(canvas, &mut below, &last_decision(decision), theme.strong(), most);
             }
             reasons(canvas, below, &plan.reasons);
         }
     }
+}
+
+/// The latest decision with its reason, which comes last and is the first to be cut.
+fn last_decision(decision: &Decision) -> String {
+    format!("last decision: {}; {}", compare::decision_line(decision), decision.reason)
+}
+
+/// Lines that the latest decision may take.
+fn decision_lines(below: Rect) -> u16 {
+    if below.height >= 9 { 3 } else { 1 }
 }
 
 /// What is below a rule, with a margin.
@@ -303,43 +317,39 @@ fn reasons(canvas: &mut Canvas<'_>, mut below: Rect, reasons: &[String]) {
     }
 }
 
-/// Whether it helped: the latest decision of a trial, else the misses before and after, which is only a
-/// comparison without a test. The flag tells whether anything is known.
+/// Whether it helped: the latest decision of a trial, else the misses or the operations before and after, which is only
+/// a comparison without a test. The flag tells whether anything is known.
 fn since(app: &App, picture: &Picture, change: &Change) -> (String, bool) {
     if let Some(decision) = app.decisions().last() {
-        return (format!("last decision: {}", compare::decision_line(decision)), true);
+        return (last_decision(decision), true);
     }
-    let rates = match &picture.window {
+    let host = match &picture.window {
         Availability::Unavailable(reason) => return (format!("misses n/a: {reason}"), false),
         Availability::Available(figures) => &figures.host,
     };
     let now = picture.moment();
     let length = app.span_s() * 1_000_000;
-    let (at, rate) = (change.at_unix_us, Rate::Mpki);
-    let before = app.history.mean(Subject::Host, rate, at.saturating_sub(length), at);
-    let after = app.history.mean(Subject::Host, rate, at, now.min(at.saturating_add(length)));
-    match (before, after) {
-        (Some((before, _)), Some((after, windows))) => {
-            let part = if before > 0.0 {
-                format!(" ({:+.1} %)", (after / before - 1.0) * 100.0)
-            } else {
-                String::new()
-            };
-            let text = format!(
-                "MPKI of all vCPUs: {} before, {} in {} since{part}; not tested",
-                format::rate(rate, before),
-                format::rate(rate, after),
-                format::things(windows as u64, "window")
-            );
-            (text, true)
-        }
-        (None, Some((after, _))) => {
-            (format!("MPKI of all vCPUs: {} since, n/a before", format::rate(rate, after)), true)
-        }
-        _ => match &rates.mpki {
-            Availability::Unavailable(reason) => (format!("MPKI n/a: {reason}"), false),
-            Availability::Available(_) => ("MPKI since then: no window yet".into(), false),
-        },
+    let at = change.at_unix_us;
+    for metric in [Metric::Mpki, Metric::Operations] {
+        let before = app.history.mean(Subject::Host, metric, at.saturating_sub(length), at);
+        let after = app.history.mean(Subject::Host, metric, at, now.min(at.saturating_add(length)));
+        let Some((after, windows)) = after else { continue };
+        let (name, after_text) = (metric.name(), format::metric(metric, after));
+        let Some((before, _)) = before else {
+            return (format!("{name} of all vCPUs: {after_text} since, n/a before"), true);
+        };
+        let part =
+            if before > 0.0 { format!(" ({:+.1} %)", (after / before - 1.0) * 100.0) } else { String::new() };
+        let text = format!(
+            "{name} of all vCPUs: {} before, {after_text} in {} since{part}; not tested",
+            format::metric(metric, before),
+            format::things(windows as u64, "window")
+        );
+        return (text, true);
+    }
+    match &host.rates.mpki {
+        Availability::Unavailable(reason) => (format!("MPKI n/a: {reason}"), false),
+        Availability::Available(_) => ("MPKI since then: no window yet".into(), false),
     }
 }
 

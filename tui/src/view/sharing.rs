@@ -1,4 +1,4 @@
-//! The sharing view: the heatmap, its legend, and the exact figures of the cell under the cursor.
+//! The sharing view: the heatmap with its labels and legend.
 
 use huddle_model::availability::Availability;
 use huddle_model::matrix::{SharingMatrix, Weigh};
@@ -6,16 +6,20 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::canvas::{self, Canvas};
-use super::format;
+use super::{format, hint, pair, strips};
 use crate::app::geometry::{HeatLayout, digits};
 use crate::app::scale::{Ramp, TOP_LEVEL};
-use crate::app::{App, Picture, RATES_ONLY, Sharing};
+use crate::app::{App, Overview, Picture, Sharing};
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
     let sharing = &app.sharing;
     let inner =
         Rect::new(body.x + 1, body.y + 1, body.width.saturating_sub(2), body.height.saturating_sub(1));
+    if hint::is_due(app, picture) {
+        hint::no_vms(canvas, inner, app, picture);
+        return;
+    }
     let (matrix, figures) = match (&picture.view.round.matrix, picture.matrix()) {
         (Availability::Unavailable(reason), _) => {
             canvas.paragraph(inner, &format!("sharing matrix: n/a: {reason}"), theme.warning());
@@ -25,39 +29,78 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
         _ => return,
     };
     if matrix.is_empty() {
-        canvas.paragraph(inner, "no VM found", theme.plain());
+        canvas.paragraph(inner, "no VM was measured", theme.plain());
         return;
     }
     let layout = sharing.layout(body);
-    info(canvas, layout.info, matrix, sharing);
+    info(canvas, layout.info, matrix, sharing, &picture.overview);
     if sharing.order.is_empty() {
         canvas.paragraph(inner, "no VM's name matches the filter; Esc clears it", theme.plain());
         return;
     }
-    let ramp = Ramp::new(sharing.scale, figures.highest.map_or(0.0, |(i, j)| matrix.rate(i, j)));
+    let highest = match sharing.weigh {
+        Weigh::All => figures.highest.map_or(0.0, |(i, j)| matrix.rate(i, j)),
+        Weigh::Read => figures.highest_read,
+    };
+    let ramp = Ramp::new(sharing.scale, highest);
     let top = sharing.top(&layout);
     row_labels(canvas, &layout, matrix, sharing, top.0);
     column_labels(canvas, &layout, matrix, sharing, top.1);
     cells(canvas, &layout, matrix, sharing, ramp, top);
+    strips::draw(canvas, &layout, matrix, sharing, &picture.overview, top);
+    strips::outline(canvas, &layout, sharing, top);
     legend(canvas, layout.legend, ramp);
-    detail(canvas, layout.detail, picture, matrix, sharing);
+    pair::draw(canvas, &layout, picture, matrix, sharing);
 }
 
-fn info(canvas: &mut Canvas<'_>, area: Rect, matrix: &SharingMatrix, sharing: &Sharing) {
+fn info(canvas: &mut Canvas<'_>, area: Rect, matrix: &SharingMatrix, sharing: &Sharing, overview: &Overview) {
     let theme = canvas.theme;
-    let order = if sharing.is_clustered { "groups together" } else { "matrix order" };
     let count = if sharing.order.len() == matrix.len() {
         format::things(matrix.len() as u64, "VM")
     } else {
         format!("{} of {} VMs", sharing.order.len(), matrix.len())
     };
+    let groups = sharing.groups.len();
+    let order = match (sharing.is_clustered, groups) {
+        (false, _) => "; matrix order".to_owned(),
+        (true, 0) if sharing.order.len() < 3 => String::new(),
+        (true, 0) => "; no groups of VMs that share more than the others".to_owned(),
+        (true, _) => {
+            let groups_text = format::things(groups as u64, "group");
+            let within = match (&overview.within_frames, &overview.total_frames) {
+                (Availability::Available(within), Availability::Available(total)) if *total > 0 => {
+                    let part = format::percent(*within as f64 / *total as f64);
+                    format!("; {part} of shared frames within domains")
+                }
+                _ => String::new(),
+            };
+            let together = match sharing.groups_together(matrix, overview) {
+                0 => String::new(),
+                all if all == groups => ", each in one domain".to_owned(),
+                some => format!(", {some} in one domain"),
+            };
+            format!("; {groups_text}{together}{within}")
+        }
+    };
     let what = match (sharing.weigh, matrix.read_window_ms()) {
-        (Weigh::All, _) => "% of the row's frames that the column maps too".to_owned(),
-        (Weigh::Read, Some(window_ms)) => format!("% of the row's frames read by both in {window_ms} ms"),
+        (Weigh::All, _) => "cells: % of the row's frames that the column maps".to_owned(),
+        (Weigh::Read, Some(window_ms)) => {
+            format!("cells: % of the row's frames read by both in {window_ms} ms")
+        }
         (Weigh::Read, None) => "what VMs read is not measured (--weigh read)".to_owned(),
     };
-    let text = format!("{count}, {order}; {what}");
-    canvas.text(area, area.x + 1, area.y, &text, theme.faint());
+    let row = Rect { height: 1, ..area };
+    if area.height < 2 {
+        canvas.text(row, row.x + 1, row.y, &format!("{count}{order}; {what}"), theme.faint());
+        return;
+    }
+    let end = canvas.text(row, row.x + 1, row.y, &count, theme.strong());
+    canvas.text(row, end, row.y, &order, theme.plain());
+    let row = Rect { y: area.y + 1, ..row };
+    let end = canvas.text(row, row.x + 1, row.y, &what, theme.faint());
+    if overview.longest_mark() > 0 {
+        canvas.text(row, end, row.y, "; strips: cache domain", theme.faint());
+    }
 }
 
 fn row_labels(
@@ -74,7 +117,8 @@ fn row_labels(
         let Some(vm) = sharing.order.get(at) else { return };
         let is_current = at == sharing.cursor.0;
         let style = if is_current { theme.accent() } else { theme.plain() };
-        let y = layout.labels.y + row as u16 * layout.cell_height + (layout.cell_height - 1) / 2;
+        let cell = layout.cell((top, 0), at, 0);
+        let y = cell.y + (cell.height - 1) / 2;
         let area = Rect { y, height: 1, width: layout.labels.width.saturating_sub(1), ..layout.labels };
         let mark = if is_current { '>' } else { ' ' };
         let label = format!("{mark}{:>digits$} {}", at + 1, matrix.vms()[*vm].name);
@@ -94,18 +138,21 @@ fn column_labels(
     for column in 0..layout.visible_columns() {
         let at = left + column;
         let Some(vm) = sharing.order.get(at) else { return };
-        let x = area.x + column as u16 * layout.cell_width;
+        let Rect { x, width, .. } = layout.cell((0, left), 0, at);
         let style = if at == sharing.cursor.1 { theme.accent() } else { theme.plain() };
-        if layout.cell_width >= HeatLayout::FIGURE_WIDTH {
-            let own = Rect::new(x, area.y, layout.cell_width - 1, 1);
-            let label = format!("{} {}", at + 1, matrix.vms()[*vm].name);
-            canvas.text(own, x, area.y, &label, style);
+        if width >= HeatLayout::FIGURE_WIDTH {
+            let own = Rect::new(x, area.y, width - 1, 1);
+            let name = &matrix.vms()[*vm].name;
+            let label = format!("{} {name}", at + 1);
+            // The number is at the row, too: the name comes first where only one of them fits.
+            let fits = canvas::width(&label) <= usize::from(own.width);
+            canvas.text(own, x, area.y, if fits { &label } else { name }, style);
             continue;
         }
-        // The number downwards, at the right of a cell of two columns; the last digit in every column, the
-        // others only where they change, so that tens stand out.
+        // The number downwards, in the middle of a cell; the last digit in every column, the others only where they
+        // change, so that tens stand out.
         let number = (at + 1).to_string();
-        let x = x + layout.cell_width - 1;
+        let x = x + width / 2;
         let is_marked = at == sharing.cursor.1 || column == 0;
         for (nth, digit) in number.chars().rev().enumerate() {
             let changes = (at + 1).is_multiple_of(10usize.pow(nth as u32));
@@ -132,12 +179,7 @@ fn cells(
         let Some(i) = sharing.order.get(top + row).copied() else { return };
         for column in 0..layout.visible_columns() {
             let Some(j) = sharing.order.get(left + column).copied() else { break };
-            let area = Rect::new(
-                layout.cells.x + column as u16 * layout.cell_width,
-                layout.cells.y + row as u16 * layout.cell_height,
-                layout.cell_width,
-                layout.cell_height,
-            );
+            let area = layout.cell((top, left), top + row, left + column);
             let is_current = (top + row, left + column) == sharing.cursor;
             if i == j {
                 mark_cell(canvas, area, '\\', is_current);
@@ -158,7 +200,7 @@ fn cells(
 fn mark_cell(canvas: &mut Canvas<'_>, area: Rect, mark: char, is_current: bool) {
     let style = if is_current { canvas.theme.selected() } else { canvas.theme.faint() };
     let y = area.y + (area.height - 1) / 2;
-    canvas.put(area.x + area.width / 2 - u16::from(area.width == 2), y, mark, style);
+    canvas.put(area.x + area.width / 2, y, mark, style);
     brackets(canvas, area, y, style, is_current);
 }
 
@@ -166,7 +208,7 @@ fn rate_cell(canvas: &mut Canvas<'_>, area: Rect, rate: f64, level: u8, style: S
     let theme = canvas.theme;
     let glyph = if theme.has_backgrounds() { ' ' } else { theme.glyph(level) };
     let style = if is_current && area.width < 2 { style.patch(theme.selected()) } else { style };
-    let has_figure = area.width >= HeatLayout::FIGURE_WIDTH;
+    let has_figure = area.width >= HeatLayout::SHORT_FIGURE_WIDTH;
     for y in area.y..area.bottom() {
         for x in area.x..area.right() {
             // A column of glyphs would blur the boundary between a cell and its figure.
@@ -176,9 +218,17 @@ fn rate_cell(canvas: &mut Canvas<'_>, area: Rect, rate: f64, level: u8, style: S
     }
     let y = area.y + (area.height - 1) / 2;
     if has_figure {
-        let text = format!("{:^5}", format::cell_percent(rate));
+        let text = match area.width >= HeatLayout::FIGURE_WIDTH {
+            true => format!("{:^5}", format::cell_percent(rate)),
+            false => format!("{:>3}", format::short_percent(rate)),
+        };
         let x = area.x + (area.width - 1).saturating_sub(text.len() as u16) / 2;
-        canvas.text(area, x, y, &text, style);
+        // The cursor's left bracket hides no digit where there is room for both.
+        let has_room = text.trim_end().len() + 2 < usize::from(area.width);
+        let x = if is_current && has_room { x.max(area.x + 1) } else { x };
+        // Dark colours are for glyphs, not for figures.
+        let figure_style = if theme.has_backgrounds() { style } else { theme.plain() };
+        canvas.text(area, x, y, &text, figure_style);
     }
     brackets(canvas, area, y, style, is_current);
 }
@@ -200,156 +250,17 @@ fn legend(canvas: &mut Canvas<'_>, area: Rect, ramp: Ramp) {
     x = canvas.text(area, x, area.y, "  0 '", theme.faint());
     x = canvas.text(area, x, area.y, &swatch(0).to_string(), theme.plain());
     x = canvas.text(area, x, area.y, "'  up to ", theme.faint());
-    let wide = area.width >= 110;
+    let wide = area.width >= 118;
     for level in 1..=TOP_LEVEL {
-        // Every step shows its upper end if there is room, else only the first and the last.
-        let is_told = wide || level == 1 || level == TOP_LEVEL;
-        if level == TOP_LEVEL && !wide {
-            x = canvas.text(area, x, area.y, " ", theme.plain());
-        }
         let swatch: String = [swatch(level); 2].iter().collect();
         x = canvas.text(area, x, area.y, &swatch, theme.level_style(level));
-        if is_told {
+        // Every step shows its upper end if there is room, else only the first and the last.
+        if wide || level == 1 || level == TOP_LEVEL {
             let upper = format::percent(ramp.upper(level));
-            let upper = if wide { upper.replace(" %", "") } else { upper };
-            x = canvas.text(area, x, area.y, &format!(" {upper} "), theme.plain());
+            let upper = if wide && level < TOP_LEVEL { upper.replace(" %", "") } else { upper };
+            let style = if level == TOP_LEVEL { theme.strong() } else { theme.plain() };
+            x = canvas.text(area, x, area.y, &format!(" {upper} "), style);
         }
     }
-    let tail = if wide { "%  \\ itself" } else { " \\ itself" };
-    canvas.text(area, x, area.y, tail, theme.faint());
-}
-
-fn detail(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture, matrix: &SharingMatrix, sharing: &Sharing) {
-    let theme = canvas.theme;
-    let vm = |at: usize| sharing.order.get(at).copied();
-    let (Some(i), Some(j)) = (vm(sharing.cursor.0), vm(sharing.cursor.1)) else { return };
-    let name = |vm: usize| matrix.vms()[vm].name.as_str();
-    let is_beside = area.height > 5;
-    let inner = if is_beside {
-        canvas.frame(area, " cell under the cursor ", theme.faint(), theme.strong())
-    } else {
-        canvas.rule(area, " cell under the cursor ")
-    };
-    let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
-    let mut lines: Vec<(String, Style)> = Vec::new();
-    if i == j {
-        lines.push((format!("{} with itself: not sharing between VMs", name(i)), theme.strong()));
-        lines.extend(own_lines(matrix, i).into_iter().map(|line| (line, theme.plain())));
-    } else {
-        let of_files = match matrix.shared_file_frames(i, j) {
-            Some(frames) if frames > 0 => format!(", {} by files", format::count(frames)),
-            _ => String::new(),
-        };
-        let read = match (matrix.shared_frames_read(i, j), matrix.read_window_ms()) {
-            (Some(frames), _) => format!(", {} read by both", format::count(frames)),
-            (None, Some(_)) => ", reads n/a".to_owned(),
-            (None, None) => String::new(),
-        };
-        let shared = match matrix.shared_frames(i, j) {
-            Some(frames) => {
-                format!(
-                    "{} frames ({}){of_files}{read}",
-                    format::count(frames),
-                    format::frames_bytes(frames, matrix.page_size())
-                )
-            }
-            None => format!("frames n/a: {RATES_ONLY}"),
-        };
-        let pair = format!("{} and {}", name(i), name(j));
-        if is_beside {
-            lines.push((pair, theme.strong()));
-            lines.push((format!("share {shared}"), theme.strong()));
-        } else {
-            // The figures matter most: long names are cut, not they.
-            let room = usize::from(inner.width).saturating_sub(canvas::width(&shared) + 9);
-            lines.push((
-                format!("{}: share {shared}", shorten(&pair, room, theme.ellipsis())),
-                theme.strong(),
-            ));
-        }
-        lines.push((rate_line(matrix, i, j), theme.plain()));
-        lines.push((rate_line(matrix, j, i), theme.plain()));
-        for vm in [i, j] {
-            if let Some(reason) = matrix.reads_unavailable(vm) {
-                lines.push((format!("what {} reads is not seen: {reason}", name(vm)), theme.warning()));
-            }
-        }
-    }
-    let measured = measured(picture, matrix);
-    if is_beside {
-        let mut y = inner.y;
-        lines.push((String::new(), theme.plain()));
-        lines.extend(measured.into_iter().map(|line| (line, theme.faint())));
-        for (text, style) in lines {
-            let room = Rect { y, height: inner.bottom().saturating_sub(y).min(3), ..inner };
-            y += canvas.paragraph(room, &text, style).max(1);
-        }
-        return;
-    }
-    lines.truncate(3);
-    lines.push((measured.join(", "), theme.faint()));
-    for ((text, style), y) in lines.iter().zip(inner.y..inner.bottom()) {
-        canvas.text(inner, inner.x, y, text, *style);
-    }
-}
-
-fn shorten(text: &str, room: usize, ellipsis: char) -> String {
-    if canvas::width(text) <= room {
-        return text.to_owned();
-    }
-    let mut kept = String::new();
-    for character in text.chars() {
-        if canvas::width(&kept) + canvas::width(character.encode_utf8(&mut [0; 4])) + 1 > room {
-            break;
-        }
-        kept.push(character);
-    }
-    kept.push(ellipsis);
-    kept
-}
-
-fn rate_line(matrix: &SharingMatrix, i: usize, j: usize) -> String {
-    let vm = &matrix.vms()[i];
-    let rate = format::percent(matrix.rate(i, j));
-    match &vm.memory {
-        Some(memory) => format!("{rate} of the {} frames of {}", format::count(memory.frames_used), vm.name),
-        None => format!("{rate} of the frames of {} (their number n/a: {RATES_ONLY})", vm.name),
-    }
-}
-
-fn own_lines(matrix: &SharingMatrix, vm: usize) -> Vec<String> {
-    let Some(memory) = &matrix.vms()[vm].memory else {
-        return vec![format!("memory use n/a: {RATES_ONLY}")];
-    };
-    vec![
-        format!(
-            "{} frames used, {} resident pages ({})",
-            format::count(memory.frames_used),
-            format::count(memory.pages_resident),
-            format::frames_bytes(memory.pages_resident, matrix.page_size())
-        ),
-        format!(
-            "{} zero-filled pages, {} pages repeat another page of the VM",
-            format::count(memory.pages_zero),
-            format::count(memory.self_shared_pages)
-        ),
-        match memory.pages_file {
-            Some(pages) => format!("{} pages of files and shared memory", format::count(pages)),
-            None => "pages of files n/a (not measured)".into(),
-        },
-    ]
-}
-
-/// How the matrix was measured.
-fn measured(picture: &Picture, matrix: &SharingMatrix) -> Vec<String> {
-    let coverage = match matrix.coverage() {
-        Some(coverage) => format!("coverage {}", format::percent(coverage)),
-        None => "coverage n/a (not in the file)".into(),
-    };
-    let duration = match matrix.duration_ms() {
-        Some(duration_ms) => format!("scanned in {duration_ms:.0} ms"),
-        None => "scan time n/a".into(),
-    };
-    let at = format::time_of_day(picture.view.round.end_unix_us);
-    vec![format!("method {}", matrix.method()), coverage, duration, format!("round ended {at} UTC")]
+    canvas.text(area, x, area.y, " \\ itself", theme.faint());
 }

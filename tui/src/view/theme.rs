@@ -15,12 +15,25 @@ const GLYPHS: [char; LEVELS] = [' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII_BARS: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
 
+/// Colours of cache domains, in 24 bits, of xterm's 256, and of 16: those of Okabe and Ito, which are told apart with every
+/// kind of colour vision (Color Universal Design, 2008), without the yellow of the highest rates.
+const DOMAINS: [((u8, u8, u8), u8, Color); 6] = [
+    ((86, 180, 233), 74, Color::Cyan),
+    ((213, 94, 0), 166, Color::Red),
+    ((0, 158, 115), 36, Color::Green),
+    ((204, 121, 167), 175, Color::Magenta),
+    ((0, 114, 178), 25, Color::Blue),
+    ((230, 159, 0), 178, Color::Yellow),
+];
+
 /// Characters of borders.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lines {
     pub(crate) horizontal: char,
     pub(crate) vertical: char,
     pub(crate) corners: [char; 4],
+    /// Where two corners meet.
+    pub(crate) cross: char,
 }
 
 /// Styles and characters.
@@ -68,6 +81,22 @@ impl Theme {
         }
     }
 
+    /// The colour of a cache domain, by its position: neighbours differ. Its number is always there too.
+    pub(crate) fn domain_style(&self, domain: usize) -> Style {
+        let nth = domain % DOMAINS.len();
+        let (rgb, index, ansi) = DOMAINS[nth];
+        match self.colour {
+            ColourMode::TrueColour => {
+                Style::new().bg(Color::Rgb(rgb.0, rgb.1, rgb.2)).fg(text_on(rgb, self.colour))
+            }
+            ColourMode::Indexed256 => Style::new().bg(Color::Indexed(index)).fg(text_on(rgb, self.colour)),
+            // Black on a terminal's blue is not readable.
+            ColourMode::Ansi16 if ansi == Color::Blue => Style::new().bg(ansi).fg(Color::White),
+            ColourMode::Ansi16 => Style::new().bg(ansi).fg(Color::Black),
+            ColourMode::NoColour => Style::new(),
+        }
+    }
+
     /// A glyph that ranks the level by itself.
     pub(crate) fn glyph(&self, level: u8) -> char {
         GLYPHS[usize::from(level.min(TOP_LEVEL))]
@@ -88,10 +117,17 @@ impl Theme {
     pub(crate) fn lines(&self) -> Lines {
         match self.charset {
             Charset::Unicode => {
-                Lines { horizontal: '─', vertical: '│', corners: ['┌', '┐', '└', '┘'] }
+                Lines {
+                    horizontal: '─', vertical: '│', corners: ['┌', '┐', '└', '┘'], cross: '┼'
+                }
             }
-            Charset::Ascii => Lines { horizontal: '-', vertical: '|', corners: ['+'; 4] },
+            Charset::Ascii => Lines { horizontal: '-', vertical: '|', corners: ['+'; 4], cross: '+' },
         }
+    }
+
+    /// Lines at the left and the right edge of a cell; `None` where there are no such characters, or cells have glyphs.
+    pub(crate) fn edges(&self) -> Option<[char; 2]> {
+        (self.charset == Charset::Unicode && self.has_backgrounds()).then_some(['▏', '▕'])
     }
 
     /// Arrow of the sort direction.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use crate::cache::{
-    Access, AccessKind, CacheError, CacheModel, DomainPlacement, PRESETS, Sampler, Sampling, Simulator,
+    Access, AccessKind, CacheError, CacheModel, DomainPlacement, KeptSets, PRESETS, Sampler, Sampling,
+    Simulator,
 };
 use crate::rng::Rng;
 
@@ -31,7 +32,7 @@ proptest! {
     #[test]
     fn whole_sets_are_kept(preset in prop::sample::select(&PRESETS[..]), shift in 0..8u32, seed: u64, start in 0..1u64 << 40) {
         let model = CacheModel::preset(preset).unwrap();
-        let sampler = Sampler::new(&model, Sampling { fold: 1 << shift, seed }).unwrap();
+        let sampler = Sampler::new(&model, Sampling::by_seed(1 << shift, seed)).unwrap();
         let full = Sampler::new(&model, Sampling::ALL).unwrap();
         let private_sets = model.private_sets().unwrap();
         let (mut kept, mut left_out, mut numbers) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
@@ -58,14 +59,30 @@ proptest! {
         prop_assert!(preset == "paper" || kept.len() == (sets >> shift) as usize);
     }
 
+    /// What is kept is told by the place in a page alone, and sets are whole all the same.
+    #[test]
+    fn one_place_in_all_pages(preset in prop::sample::select(&PRESETS[..]), kept in 0..64u32, frame in 0..1u64 << 40) {
+        let model = CacheModel::preset(preset).unwrap();
+        let sampling = |line| Sampling { fold: 64, kept: KeptSets::SameLine(line) };
+        let sampler = Sampler::new(&model, sampling(kept)).unwrap();
+        prop_assert_eq!(sampler.offset_in_frame(frame), Some(u64::from(kept) * 64));
+        let lines = (0..64).filter(|line| sampler.is_kept(frame * 4096 + line * 64)).collect::<Vec<u64>>();
+        prop_assert_eq!(lines, [u64::from(kept)]);
+        let full = Sampler::new(&model, Sampling::ALL).unwrap();
+        let set = |frame: u64, line: u64| full.set(frame * 64 + line);
+        let others = (0..64).filter(|line| *line != u64::from(kept)).map(|line| set(frame ^ 0x155, line));
+        prop_assert!(others.into_iter().all(|other| other != set(frame, u64::from(kept))));
+        prop_assert!(Sampler::new(&model, sampling(64)).is_err());
+    }
+
     /// A reader that knows frames leaves out what the simulator would.
     #[test]
     fn one_line_of_a_frame_is_kept(preset in prop::sample::select(&PRESETS[..]), seed: u64, frame in 0..1u64 << 40) {
         let model = CacheModel::preset(preset).unwrap();
-        let sampler = Sampler::new(&model, Sampling { fold: 64, seed }).unwrap();
+        let sampler = Sampler::new(&model, Sampling::by_seed(64, seed)).unwrap();
         let kept: Vec<u64> = (0..64).map(|line| line * 64).filter(|at| sampler.is_kept(frame * 4096 + at)).collect();
         prop_assert_eq!(kept, [sampler.offset_in_frame(frame).unwrap()]);
-        prop_assert_eq!(Sampler::new(&model, Sampling { fold: 32, seed }).unwrap().offset_in_frame(frame), None);
+        prop_assert_eq!(Sampler::new(&model, Sampling::by_seed(32, seed)).unwrap().offset_in_frame(frame), None);
     }
 }
 
@@ -74,7 +91,7 @@ proptest! {
 fn kept_sets_count_as_in_the_whole() {
     for (preset, fold) in PRESETS.iter().zip([16, 64, 4]) {
         let model = CacheModel::preset(preset).unwrap();
-        let sampling = Sampling { fold, seed: 3 };
+        let sampling = Sampling::by_seed(fold, 3);
         let sampler = Sampler::new(&model, sampling).unwrap();
         let stream = stream(200_000, 5);
         let kept: Vec<Access> =
@@ -104,7 +121,7 @@ fn samples_are_unbiased() {
         [0, 1].map(|placement| simulator.total(placement).misses.all() * u64::from(sampling.fold))
     };
     let truth = misses(Sampling::ALL);
-    let estimates: Vec<[u64; 2]> = (0..64).map(|seed| misses(Sampling { fold: 64, seed })).collect();
+    let estimates: Vec<[u64; 2]> = (0..64).map(|seed| misses(Sampling::by_seed(64, seed))).collect();
     assert!(estimates.iter().collect::<BTreeSet<_>>().len() > 8, "seeds choose different sets");
     for placement in 0..2 {
         let values: Vec<f64> =

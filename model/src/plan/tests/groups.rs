@@ -272,7 +272,7 @@ proptest! {
         let input = PlanInput::new(&matrix, &topology, &[]);
         let value = |policy: Policy| {
             let plan = policy.plan(&input);
-            let expected = plan.expected.unwrap();
+            let expected = plan.expected.as_ref().unwrap();
             (if has_groups { expected.cache_bytes_saved } else { expected.frames_within }, plan)
         };
         let (paper, _) = value(Policy::Paper);
@@ -282,7 +282,7 @@ proptest! {
         prop_assert!(exact >= sharing, "{} {} {:?}", exact, sharing, plan.reasons);
         for policy in Policy::ALL.into_iter().filter(|policy| *policy != Policy::None) {
             let (value, _) = value(policy);
-            let expected = plan.expected.unwrap();
+            let expected = plan.expected.as_ref().unwrap();
             let bound = if has_groups { expected.bound_bytes_saved } else { expected.bound_frames };
             prop_assert!(bound.is_none_or(|bound| value <= bound), "{} has {}: {:?}", policy, value, plan.reasons);
         }

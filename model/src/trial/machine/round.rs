@@ -131,6 +131,12 @@ impl Machine {
             gain.part() * 100.0,
         );
         let refusal = self.refusal(reading, &gain, moves);
+        let is_in_place = refusal.as_ref().is_some_and(|(why, _)| *why == Refusal::InPlace);
+        let misses = reading
+            .limits
+            .filter(|_| !is_in_place)
+            .and_then(|input| input.expected_misses(&after.entries(), Ok(&before.entries())).ok());
+        let line = misses.map_or_else(|| line.clone(), |misses| format!("{line}; {misses}"));
         let left = self.budget.left(reading.at.now);
         // The last switch is the one at the end.
         let needed = moves.saturating_mul(MIN_BLOCKS * SWITCHES_PER_BLOCK + 1);

@@ -1,11 +1,15 @@
 //! Screen layout, computed once for drawing and for the mouse.
 
+mod heat;
 mod panels;
+mod result;
 
 use ratatui::layout::Rect;
 
 use super::View;
+pub(crate) use heat::{HeatLayout, HeatShape};
 pub(crate) use panels::{CompareLayout, KsmLayout, MissesLayout};
+pub(crate) use result::{ResultLayout, SimulatedLayout};
 
 /// Smallest screen that is drawn, in columns and rows.
 pub const MINIMUM_SIZE: (u16, u16) = (60, 15);
@@ -77,97 +81,6 @@ pub(crate) fn window_top(top: usize, position: usize, visible: usize, len: usize
     }
 }
 
-/// The parts of the sharing view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HeatLayout {
-    pub(crate) info: Rect,
-    pub(crate) labels: Rect,
-    pub(crate) columns: Rect,
-    /// The cells alone; its size is a multiple of the cell size.
-    pub(crate) cells: Rect,
-    pub(crate) cell_width: u16,
-    pub(crate) cell_height: u16,
-    pub(crate) detail: Rect,
-    pub(crate) legend: Rect,
-}
-
-/// Widths of a cell, widest first; from [`HeatLayout::FIGURE_WIDTH`] on a cell shows its figure.
-const CELL_WIDTHS: [u16; 6] = [14, 10, 8, 6, 2, 1];
-/// Rows of the detail panel below the heatmap.
-const DETAIL_HEIGHT: u16 = 5;
-/// From this screen width on the detail panel is beside the heatmap, this wide.
-const WIDE: u16 = 110;
-const DETAIL_WIDTH: u16 = 46;
-
-impl HeatLayout {
-    /// Narrowest cell with room for a figure like ` 42.1 `.
-    pub(crate) const FIGURE_WIDTH: u16 = 6;
-
-    /// `count`: VMs shown; `longest_name`: columns of the longest name.
-    pub(crate) fn new(body: Rect, count: usize, longest_name: usize) -> Self {
-        let beside = body.width >= WIDE;
-        let below = if beside { 0 } else { DETAIL_HEIGHT.min(body.height / 3) };
-        let info = Rect { height: 1, ..body };
-        let map_height = body.height.saturating_sub(2 + below);
-        let map_width = if beside { body.width - DETAIL_WIDTH } else { body.width };
-        let legend = Rect::new(body.x, body.y + 1 + map_height, map_width, 1);
-        let detail = if beside {
-            Rect::new(body.x + map_width, body.y + 1, DETAIL_WIDTH, body.height.saturating_sub(1))
-        } else {
-            Rect::new(body.x, body.y + body.height - below, body.width, below)
-        };
-        let digits = digits(count);
-        // The cursor's mark, the number, a space, the name, a space.
-        let names = longest_name.clamp(4, 24).min(usize::from(map_width / 4)) as u16;
-        let label_width = (3 + digits + names).min(map_width);
-        let wanted = count.max(1);
-        let available = map_width - label_width;
-        let fits = |width: &u16| wanted * usize::from(*width) <= usize::from(available);
-        let cell_width = CELL_WIDTHS.into_iter().find(fits).unwrap_or(1);
-        let column_rows = if cell_width >= Self::FIGURE_WIDTH { 1 } else { digits };
-        let rows = map_height.saturating_sub(column_rows);
-        let tallest = if cell_width >= Self::FIGURE_WIDTH { 3 } else { 1 };
-        let cell_height = (usize::from(rows) / wanted).clamp(1, tallest) as u16;
-        let across = (available / cell_width).min(u16::try_from(count).unwrap_or(u16::MAX));
-        let down = (rows / cell_height).min(u16::try_from(count).unwrap_or(u16::MAX));
-        let cells = Rect::new(
-            body.x + label_width,
-            body.y + 1 + column_rows,
-            across * cell_width,
-            down * cell_height,
-        );
-        Self {
-            info,
-            labels: Rect::new(body.x, cells.y, label_width, cells.height),
-            columns: Rect::new(cells.x, body.y + 1, cells.width, column_rows),
-            cells,
-            cell_width,
-            cell_height,
-            detail,
-            legend,
-        }
-    }
-
-    /// Rows of VMs on the screen.
-    pub(crate) fn visible_rows(&self) -> usize {
-        usize::from(self.cells.height / self.cell_height)
-    }
-
-    /// Columns of VMs on the screen.
-    pub(crate) fn visible_columns(&self) -> usize {
-        usize::from(self.cells.width / self.cell_width)
-    }
-
-    /// The visible row and column at a mouse position.
-    pub(crate) fn cell_at(&self, x: u16, y: u16) -> Option<(usize, usize)> {
-        self.cells.contains((x, y).into()).then(|| {
-            let row = (y - self.cells.y) / self.cell_height;
-            let column = (x - self.cells.x) / self.cell_width;
-            (usize::from(row), usize::from(column))
-        })
-    }
-}
-
 /// Decimal digits of the largest number of `count` things numbered from 1.
 pub(crate) fn digits(count: usize) -> u16 {
     count.max(1).ilog10() as u16 + 1
@@ -187,12 +100,14 @@ pub(crate) struct OverviewLayout {
 const BOX_WIDTH: u16 = 26;
 /// Borders, four lines of figures, one line of VMs.
 const BOX_HEIGHT: u16 = 7;
+/// The last change with its first reasons.
+const CHANGE_HEIGHT: u16 = 7;
 
 impl OverviewLayout {
     /// `domains` boxes; `lines` returns how many lines the fullest box needs for its VMs when boxes are of
     /// the given width.
     pub(crate) fn new(body: Rect, domains: usize, lines: impl Fn(u16) -> usize) -> Self {
-        let summary = Rect { height: 3.min(body.height), ..body };
+        let summary = Rect { height: if body.height >= 20 { 4 } else { 3.min(body.height) }, ..body };
         let most_across = usize::from((body.width / BOX_WIDTH).max(1));
         let rows = domains.max(1).div_ceil(most_across);
         let change_height = (body.height / 3).clamp(4, 14).min(body.height - summary.height);
@@ -200,15 +115,25 @@ impl OverviewLayout {
         let wanted = rows.saturating_mul(usize::from(BOX_HEIGHT)) + usize::from(summary.height);
         let spare = usize::from(body.height).saturating_sub(wanted);
         let change_height = if spare >= 4 { change_height.min(spare as u16) } else { change_height };
-        let grid_height = body.height - summary.height - change_height;
-        let grid = Rect::new(body.x, body.y + summary.height, body.width, grid_height);
-        let change = Rect::new(body.x, grid.y + grid.height, body.width, change_height);
         // As many columns as the number of rows needs, so that boxes are as wide as possible.
         let boxes_across = domains.max(1).div_ceil(rows);
         let box_width = body.width / boxes_across as u16;
         let needed = lines(box_width.saturating_sub(4)).max(1).saturating_add(usize::from(BOX_HEIGHT - 1));
+        // The names of VMs come before all reasons of a change but the first ones.
+        let spare = usize::from(body.height - summary.height).saturating_sub(rows.saturating_mul(needed));
+        let change_height = change_height.min(spare.max(usize::from(CHANGE_HEIGHT)) as u16);
+        let grid_height = body.height - summary.height - change_height;
+        let grid = Rect::new(body.x, body.y + summary.height, body.width, grid_height);
+        let change = Rect::new(body.x, grid.y + grid.height, body.width, change_height);
         let room = usize::from(grid_height) / rows;
         let box_height = needed.min(room).max(usize::from(BOX_HEIGHT)).min(usize::from(grid_height)).max(1);
+        // A further row of boxes comes before reasons, and what boxes leave goes to the change and its reasons.
+        let visible = usize::from(grid_height) / box_height;
+        let most = usize::from(grid_height + change_height.saturating_sub(4));
+        let visible = if (visible + 1) * box_height <= most { visible + 1 } else { visible };
+        let used = (visible.min(rows) * box_height).min(most) as u16;
+        let grid = Rect { height: used, ..grid };
+        let change = Rect { y: grid.bottom(), height: body.height - summary.height - grid.height, ..change };
         Self { summary, grid, change, boxes_across, box_height: box_height as u16 }
     }
 
@@ -244,41 +169,6 @@ mod tests {
         assert_eq!(window_top(9, 9, 5, 10), 5);
         assert_eq!(window_top(9, 0, 5, 3), 0);
         assert_eq!(window_top(3, 3, 0, 10), 0);
-    }
-
-    #[test]
-    fn few_vms_get_figures_and_many_get_narrow_cells() {
-        let body = Rect::new(0, 1, 80, 22);
-        let few = HeatLayout::new(body, 4, 10);
-        assert!(few.cell_width >= HeatLayout::FIGURE_WIDTH);
-        assert_eq!((few.visible_rows(), few.visible_columns()), (4, 4));
-        let many = HeatLayout::new(body, 200, 10);
-        assert_eq!(many.cell_width, 1);
-        assert!(many.visible_rows() < 200 && many.visible_columns() < 200);
-    }
-
-    #[test]
-    fn the_parts_lie_within_the_body_and_the_mouse_finds_every_cell() {
-        for (width, height) in [(60, 13), (80, 22), (110, 20), (240, 58), (300, 98)] {
-            let body = Rect::new(0, 1, width, height);
-            for count in [0, 1, 2, 4, 17, 100, 256, 1000] {
-                let layout = HeatLayout::new(body, count, 12);
-                for part in
-                    [layout.info, layout.labels, layout.columns, layout.cells, layout.detail, layout.legend]
-                {
-                    assert_eq!(part, part.intersection(body), "{layout:?}");
-                }
-                if count == 0 {
-                    continue;
-                }
-                let last = (layout.cells.right() - 1, layout.cells.bottom() - 1);
-                assert_eq!(
-                    layout.cell_at(last.0, last.1),
-                    Some((layout.visible_rows() - 1, layout.visible_columns() - 1))
-                );
-                assert_eq!(layout.cell_at(layout.cells.right(), last.1), None);
-            }
-        }
     }
 
     #[test]

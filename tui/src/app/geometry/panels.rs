@@ -2,44 +2,76 @@
 
 use ratatui::layout::Rect;
 
+use crate::app::metric::Metric;
+use crate::app::misses::MissColumn;
+
 /// The parts of the misses view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MissesLayout {
     pub(crate) info: Rect,
+    /// Why metrics have no column; empty where all have one.
+    pub(crate) why: Rect,
     /// The first row holds the titles.
     pub(crate) table: Rect,
-    /// Columns of the name; the sparkline takes the rest.
-    pub(crate) name_width: u16,
+    /// Columns of the table, with their first screen column and width; a sparkline takes the rest.
+    pub(crate) columns: Vec<(MissColumn, u16, u16)>,
     pub(crate) charts: Rect,
-    /// Whether there is room for charts of all rates.
-    pub(crate) has_all_charts: bool,
+    /// Charts that there is room for, one below the other.
+    pub(crate) visible_charts: usize,
 }
 
 /// From this width on charts are beside the table.
 const CHARTS_BESIDE: u16 = 140;
-const TABLE_WIDTH: u16 = 78;
+/// Columns of charts beside the table, at least.
+const CHARTS_WIDTH: u16 = 60;
 /// Rows that a chart needs: title, three of bars, axis.
 const CHART_HEIGHT: u16 = 5;
+/// Columns of a sparkline that is worth its room, with the space before it.
+const SPARK: u16 = 9;
 
 impl MissesLayout {
-    /// Widths of the columns after the name: the domain and the four rates.
-    pub(crate) const WIDTHS: [u16; 5] = [9, 9, 13, 11, 7];
-
-    pub(crate) fn new(body: Rect) -> Self {
+    /// Columns for these metrics, as far as there is room, and the longest name; `rows` of the table that are wanted.
+    pub(crate) fn new(
+        body: Rect,
+        metrics: &[Metric],
+        longest_name: usize,
+        rows: usize,
+        is_something_unknown: bool,
+    ) -> Self {
         let info = Rect { height: 1, ..body };
-        let rest = Rect { y: body.y + 1, height: body.height.saturating_sub(1), ..body };
-        let (table, charts) = if body.width >= CHARTS_BESIDE {
-            let charts = Rect { x: rest.x + TABLE_WIDTH + 1, width: rest.width - TABLE_WIDTH - 1, ..rest };
-            (Rect { width: TABLE_WIDTH, ..rest }, charts)
+        let why = Rect { y: info.bottom(), height: u16::from(is_something_unknown), ..body };
+        let rest = Rect { y: why.bottom(), height: body.height.saturating_sub(1 + why.height), ..body };
+        let name = longest_name.clamp(7, 23) as u16 + 1;
+        let wanted =
+            || [MissColumn::Domain].into_iter().chain(metrics.iter().copied().map(MissColumn::Metric));
+        let is_beside = body.width >= CHARTS_BESIDE;
+        let most = if is_beside { rest.width - CHARTS_WIDTH - 1 } else { rest.width };
+        // A mark, the name, the columns; what does not fit is left out from the right.
+        let mut used = 1 + name;
+        let mut columns = vec![(MissColumn::Name, body.x + 1, name)];
+        for column in wanted() {
+            let is_needed = columns.len() < 3;
+            let spark = if is_needed { 0 } else { SPARK };
+            if used + column.width() + spark > most && !is_needed {
+                break;
+            }
+            columns.push((column, body.x + used, column.width()));
+            used += column.width();
+        }
+        let (table, charts) = if is_beside {
+            let width = (used + 2 * SPARK).min(most);
+            let charts = Rect { x: rest.x + width + 1, width: rest.width - width - 1, ..rest };
+            (Rect { width, ..rest }, charts)
         } else {
-            let below = (rest.height * 2 / 5).clamp(CHART_HEIGHT, 16).min(rest.height);
-            let table = Rect { height: rest.height - below, ..rest };
-            (table, Rect { y: table.bottom(), height: below, ..rest })
+            // Few rows leave their room to the charts, many leave them two fifths.
+            let least = (rest.height * 2 / 5).max(CHART_HEIGHT).min(rest.height);
+            let wanted = u16::try_from(rows.max(3)).unwrap_or(u16::MAX).saturating_add(2);
+            let height = (rest.height - least).min(wanted);
+            let table = Rect { height, ..rest };
+            (table, Rect { y: table.bottom(), height: rest.height - height, ..rest })
         };
-        let figures: u16 = Self::WIDTHS.iter().sum();
-        let name_width = table.width.saturating_sub(figures + 1).clamp(8, 20);
-        let has_all_charts = charts.height >= 4 * CHART_HEIGHT;
-        Self { info, table, name_width, charts, has_all_charts }
+        let visible_charts = usize::from(charts.height / CHART_HEIGHT).clamp(1, metrics.len().max(1));
+        Self { info, why, table, columns, charts, visible_charts }
     }
 
     /// Rows of the table on the screen.
@@ -47,22 +79,10 @@ impl MissesLayout {
         usize::from(self.table.height.saturating_sub(1))
     }
 
-    /// First screen column and width of each column.
-    pub(crate) fn columns(&self) -> [(u16, u16); 6] {
-        let mut x = self.table.x + 1;
-        let mut widths = [self.name_width; 6];
-        widths[1..].copy_from_slice(&Self::WIDTHS);
-        widths.map(|width| {
-            let at = x;
-            x += width;
-            (at, width)
-        })
-    }
-
     /// The part of the table left for sparklines.
     pub(crate) fn spark(&self) -> (u16, u16) {
-        let (x, width) = self.columns()[5];
-        (x + width + 1, self.table.right().saturating_sub(x + width + 2))
+        let end = self.columns.last().map_or(self.table.x, |(_, x, width)| x + width);
+        (end + 1, self.table.right().saturating_sub(end + 2))
     }
 }
 
@@ -174,11 +194,11 @@ mod tests {
     fn the_parts_lie_within_the_body_and_apart() {
         for (width, height) in [(60, 13), (80, 22), (111, 30), (140, 20), (200, 58), (300, 98)] {
             let body = Rect::new(0, 1, width, height);
-            let misses = MissesLayout::new(body);
+            let misses = MissesLayout::new(body, &Metric::ALL, 12, 100, true);
             let ksm = KsmLayout::new(body);
             let compare = CompareLayout::new(body, 7, 20);
             for parts in [
-                vec![misses.info, misses.table, misses.charts],
+                vec![misses.info, misses.why, misses.table, misses.charts],
                 vec![ksm.state, ksm.settings, ksm.table, ksm.history],
                 vec![compare.info, compare.arms, compare.blocks, compare.decisions, compare.detail],
             ] {
@@ -190,8 +210,14 @@ mod tests {
             }
             assert!(misses.visible_rows() >= 3 && ksm.visible_rows() >= 3, "{body}");
             assert!(compare.visible_decisions() >= 2, "{body}");
-            let (x, width) = misses.columns()[5];
-            assert!(x + width <= misses.table.right());
+            for (name, rows) in [(0, 0), (7, 1), (12, 4), (60, 1000)] {
+                for metrics in [&Metric::ALL[..], &Metric::ALL[4..], &Metric::ALL[6..]] {
+                    let layout = MissesLayout::new(body, metrics, name, rows, false);
+                    let (_, x, width) = layout.columns[layout.columns.len() - 1];
+                    assert!(x + width <= layout.table.right() && layout.columns.len() >= 3, "{layout:?}");
+                    assert!(layout.table.intersection(layout.charts).is_empty());
+                }
+            }
         }
     }
 }

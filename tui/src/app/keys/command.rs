@@ -45,7 +45,7 @@ pub enum Command {
     Order,
     /// Reverse the sort order.
     Reverse,
-    /// Switch between linear and logarithmic colours.
+    /// Switch to the next scale of colours: up to the highest rate, up to 100 %, logarithmic.
     Scale,
     /// Switch between all shared frames and those that are read.
     Reads,
@@ -83,6 +83,8 @@ pub enum Command {
     Restore,
     /// Start or stop recording.
     Record,
+    /// Write the last minutes, which the loop keeps, as a recording.
+    SaveLast,
     /// Save the screen as text.
     SaveText,
     /// Save the screen as SVG.
@@ -153,6 +155,7 @@ impl Command {
             Self::ChoosePolicy => "policy",
             Self::Restore => "restore",
             Self::Record => "record",
+            Self::SaveLast => "save_last",
             Self::SaveText => "save_text",
             Self::SaveSvg => "save_svg",
             Self::Accept => "accept",
@@ -191,7 +194,7 @@ impl Command {
             Self::Filter => "filter",
             Self::Order => "next sort order",
             Self::Reverse => "reverse the sort order",
-            Self::Scale => "linear or logarithmic colours",
+            Self::Scale => "scale to the highest rate, to 100 %, or logarithmic",
             Self::Reads => "all shared frames, or those that are read",
             Self::Highest => "go to the highest rate",
             Self::Level => "switch between VMs and vCPUs",
@@ -210,6 +213,7 @@ impl Command {
             Self::ChoosePolicy => "change the policy (with confirmation)",
             Self::Restore => "undo all pinning (with confirmation)",
             Self::Record => "start or stop recording",
+            Self::SaveLast => "record the last minutes, which are kept",
             Self::SaveText => "save the screen as text",
             Self::SaveSvg => "save the screen as SVG",
             Self::Accept => "yes",
@@ -222,7 +226,7 @@ impl Command {
 }
 
 /// All commands but those that show a view.
-const PLAIN: [Command; 45] = {
+const PLAIN: [Command; 46] = {
     use Command as C;
     [
         C::Quit,
@@ -263,6 +267,7 @@ const PLAIN: [Command; 45] = {
         C::ChoosePolicy,
         C::Restore,
         C::Record,
+        C::SaveLast,
         C::SaveText,
         C::SaveSvg,
         C::Accept,

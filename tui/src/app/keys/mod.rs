@@ -169,6 +169,7 @@ impl Default for KeyMap {
         bind(Scope::Everywhere, C::ChoosePolicy, &[plain(Char('p'))]);
         bind(Scope::Everywhere, C::Restore, &[plain(Char('R'))]);
         bind(Scope::Everywhere, C::Record, &[plain(Char('r'))]);
+        bind(Scope::Everywhere, C::SaveLast, &[plain(Char('K'))]);
         bind(Scope::Everywhere, C::SaveText, &[plain(Char('w'))]);
         bind(Scope::Everywhere, C::SaveSvg, &[plain(Char('W'))]);
         bind(Scope::Everywhere, C::SeekBack, &[plain(Char(','))]);
