@@ -80,13 +80,13 @@ impl Viewer {
         write.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut viewer =
             Self { read: BufReader::new(write.try_clone().unwrap()), write, answers: VecDeque::new() };
-        assert_eq!(viewer.read()["hello"]["protocol"], "huddle/attach/3");
+        assert_eq!(viewer.read()["hello"]["protocol"], "huddle/attach/4");
         viewer
     }
 
     fn attach(socket: &Path) -> Self {
         let mut viewer = Self::connect(socket);
-        viewer.write(&json!({"hello": {"protocol": "huddle/attach/3", "version": "of a test"}}));
+        viewer.write(&json!({"hello": {"protocol": "huddle/attach/4", "version": "of a test"}}));
         viewer
     }
 
@@ -336,7 +336,7 @@ fn another_version_is_reported_to_the_viewer_and_in_the_log() {
             json!({"hello": {"protocol": "huddle/attach/9", "version": "9.9.9"}}),
             "is huddle 9.9.9 and speaks huddle/attach/9",
         ),
-        (json!("restore"), "does not speak huddle/attach/3, as this loop does"),
+        (json!("restore"), "does not speak huddle/attach/4, as this loop does"),
     ] {
         let mut viewer = Viewer::connect(&socket);
         let answer = viewer.command(&line);
@@ -361,7 +361,7 @@ fn another_version_is_reported_to_the_viewer_and_in_the_log() {
     serving.join().unwrap();
     let stderr = String::from_utf8(top.stderr).unwrap();
     assert!(
-        stderr.contains("does not speak huddle/attach/3: it is huddle 0.0.1 and speaks huddle/attach/1"),
+        stderr.contains("does not speak huddle/attach/4: it is huddle 0.0.1 and speaks huddle/attach/1"),
         "{stderr}"
     );
 }

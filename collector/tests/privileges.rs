@@ -21,7 +21,9 @@ struct Line {
 }
 
 fn lines() -> Vec<Line> {
-    let rows = TABLE.lines().filter_map(|line| line.strip_prefix("| `"));
+    let (_, section) = TABLE.split_once("## What each command needs").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
     let lines = rows.map(|row| {
         let (command, rest) = row.split_once("` | ").unwrap();
         let needs = rest.split(" | ").next().unwrap();
@@ -54,6 +56,10 @@ impl Host {
         std::fs::create_dir(&state).unwrap();
         std::fs::set_permissions(&state, PermissionsExt::from_mode(0o700)).unwrap();
         std::os::unix::fs::chown(&state, Some(NOBODY), Some(NOBODY)).unwrap();
+        let seed = dir.path().join("seed");
+        std::fs::write(&seed, "00112233445566778899aabbccddeeff").unwrap();
+        std::fs::set_permissions(&seed, PermissionsExt::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&seed, Some(NOBODY), Some(NOBODY)).unwrap();
         let processes = [0; 2].map(|_| Command::new("sleep").arg("600").spawn().unwrap());
         Self { dir, processes }
     }
@@ -76,6 +82,8 @@ impl Host {
         for argument in &line.arguments {
             match argument.as_str() {
                 "CONFIG" => _ = command.arg(self.path("config.toml")),
+                // Each run makes a directory of its own.
+                "DIR" => _ = command.arg(tempfile::TempDir::new_in(self.path("state")).unwrap().path()),
                 "FILE" => _ = command.arg(self.path(file)),
                 argument => _ = command.arg(argument),
             }

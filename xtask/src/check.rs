@@ -1,12 +1,13 @@
 //! `cargo xtask check`: format, conventions, dependencies, lints and documentation, warnings being errors.
 
-use crate::{conventions, rooms, setup, shell, tools};
+use crate::{conventions, pictures, rooms, setup, shell, tools};
 
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::components()?;
     tools::install()?;
     shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
     conventions::check()?;
+    pictures::check()?;
     rooms::check()?;
     tools::unused_dependencies()?;
     tools::allowed_dependencies()?;

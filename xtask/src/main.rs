@@ -7,6 +7,7 @@ mod churn;
 mod conventions;
 mod counter_cost;
 mod damage;
+mod debian_root;
 mod demo;
 mod dist;
 mod ebpf;
@@ -16,6 +17,7 @@ mod host;
 mod images;
 mod kills;
 mod modules;
+mod pictures;
 mod rebuild;
 mod rooms;
 mod setup;
@@ -86,8 +88,10 @@ enum Task {
     Rooms,
     /// Checks format, conventions, dependencies, lints and documentation, with warnings as errors
     Check,
-    /// Builds the programs for distribution, and checks their size
-    Dist,
+    /// Makes the pictures of the documentation from a real run on this machine (as root; needs tmux)
+    Pictures(pictures::Arguments),
+    /// Builds the programs for distribution, checks their size, and makes packages of them
+    Dist(dist::Arguments),
     /// Rebuilds the BPF object that is in the repository, with pinned tools
     Ebpf(ebpf::Arguments),
 }
@@ -108,7 +112,8 @@ fn main() -> ExitCode {
         Task::Rebuild(arguments) => rebuild::run(&arguments),
         Task::Rooms => rooms::check(),
         Task::Check => check::run(),
-        Task::Dist => dist::run(),
+        Task::Pictures(arguments) => pictures::run(&arguments),
+        Task::Dist(arguments) => dist::run(&arguments),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
     };
     match result {

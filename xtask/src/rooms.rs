@@ -26,11 +26,17 @@ const FRAMES: &str = "polars";
 /// System calls.
 const CALLS: &str = "nix";
 
-const ROOMS: [Room; 11] = [
+const ROOMS: [Room; 13] = [
     Room {
         package: "huddle-model",
         below: &[],
         without: &[BPF, COLUMNS, PARQUET, RUNTIME, FLAGS, SCREEN, FRAMES, CALLS],
+    },
+    Room {
+        // Loaded into QEMU.
+        package: "huddle-cache-plugin",
+        below: &[],
+        without: &[BPF, COLUMNS, PARQUET, RUNTIME, FLAGS, SCREEN, FRAMES],
     },
     Room {
         // Reads segments of other programs, for replay and analysis alike.
@@ -64,6 +70,11 @@ const ROOMS: [Room; 11] = [
         without: &[BPF, RUNTIME, FLAGS, SCREEN, FRAMES],
     },
     Room {
+        package: "huddle-metrics",
+        below: &["huddle-model", "huddle-host"],
+        without: &[BPF, COLUMNS, PARQUET, FLAGS, SCREEN, FRAMES],
+    },
+    Room {
         package: "huddle-engine",
         below: &[
             "huddle-model",
@@ -91,6 +102,7 @@ const ROOMS: [Room; 11] = [
             "huddle-xen",
             "huddle-recording",
             "huddle-record",
+            "huddle-metrics",
             "huddle-engine",
             "huddle-tui",
         ],
@@ -111,7 +123,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let mut wrong = Vec::new();
     for room in &ROOMS {
         let names = dependencies(room.package)?;
-        eprintln!("{:>16}: {} crates", room.package, names.len());
+        eprintln!("{:>19}: {} crates", room.package, names.len());
         wrong.extend(room.complaints(&names));
     }
     ensure!(wrong.is_empty(), "dependencies are in the wrong room:\n{}", wrong.join("\n"));

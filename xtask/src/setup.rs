@@ -39,6 +39,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     busybox()?;
     apache()?;
     mmdebstrap()?;
+    promtool()?;
     for need in host::needs() {
         if need.is_met {
             eprintln!("{}: here", need.name);
@@ -140,6 +141,39 @@ pub(crate) fn mmdebstrap() -> anyhow::Result<()> {
     install_unless(is_met, "mmdebstrap", "the image of the web experiment's VMs", || {
         Ok(vec!["mmdebstrap".to_owned()])
     })
+}
+
+/// Unpacks Debian's `promtool`, which checks metrics, alerts and queries, where it is missing and there is apt. Installed, its
+/// package would start a server.
+pub(crate) fn promtool() -> anyhow::Result<()> {
+    const PACKAGE: &str = "prometheus";
+    let bin = tools::place().join("bin");
+    let program = bin.join("promtool");
+    let is_met =
+        [Path::new("promtool"), &program].map(|name| shell::works(Command::new(name).arg("--version")));
+    if is_met.contains(&true) || !shell::works(Command::new("apt-get").arg("--version")) {
+        return Ok(());
+    }
+    eprintln!("promtool is missing: unpacking it from Debian's {PACKAGE}, for checks of metrics and alerts");
+    let place = tools::place().join("apt-promtool");
+    std::fs::create_dir_all(&place)
+        .and_then(|()| std::fs::create_dir_all(&bin))
+        .context("cannot make target/tools")?;
+    let download =
+        || shell::run(Command::new("apt-get").current_dir(&place).args(["download", "-q", PACKAGE]));
+    // Old lists may have versions that the archive no longer has; new ones need root.
+    if let Err(error) = download() {
+        shell::run(Command::new("apt-get").args(["update", "-q"])).map_err(|_| error)?;
+        download()?;
+    }
+    for entry in std::fs::read_dir(&place).context("cannot list what apt-get downloaded")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            shell::run(Command::new("dpkg").arg("--extract").args([&path, &place]))?;
+        }
+    }
+    std::fs::rename(place.join("usr/bin/promtool"), &program).context("Debian's package has no promtool")?;
+    std::fs::remove_dir_all(&place).context("cannot remove what apt-get downloaded")
 }
 
 /// Installs packages if they are missing and this is root on Debian; elsewhere the tasks that need them

@@ -5,7 +5,7 @@ pub(crate) mod targets;
 use targets::{Left, Target};
 
 use crate::emulated::programs::{Architecture, Profile};
-use crate::{emulated, host, images, setup, shell, web_image};
+use crate::{debian_root, dist, emulated, host, images, setup, shell, web_image};
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     setup::emulators()?;
@@ -14,13 +14,17 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let guests = setup::busybox().and_then(|()| images::make());
     let web = setup::mmdebstrap().and_then(|()| web_image::make());
     let mut made = vec![guests, web];
+    // What the test of the packages installs, and where.
+    made.push(setup::mmdebstrap().and_then(|()| debian_root::make()).and_then(|()| dist::for_tests()));
     made.extend(emulated::Kind::ALL.map(|kind| setup::busybox().and_then(|()| kind.make().map(drop))));
     let architectures = [Architecture::Own, Architecture::Arm64];
     made.extend(
         architectures.map(|architecture| emulated::programs::build(architecture, Profile::Dev).map(drop)),
     );
     for error in made.into_iter().filter_map(Result::err) {
-        eprintln!("VMs cannot be made ({error:#}): the tests that boot them are reported as skipped");
+        eprintln!(
+            "VMs or packages cannot be made ({error:#}): the tests that need them are reported as skipped"
+        );
     }
     say_missing();
     // The whole workspace, so that its crates are built with one set of features.

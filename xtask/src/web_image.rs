@@ -110,7 +110,7 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
 }
 
 /// The archives of Debian that this host's apt uses, as lines of sources.list(5).
-fn sources_of_host() -> anyhow::Result<String> {
+pub(crate) fn sources_of_host() -> anyhow::Result<String> {
     let targets = Command::new("apt-get")
         .args(["indextargets", "--format", "$(TARGET_OF) $(REPO_URI) $(RELEASE) $(COMPONENT)"])
         .args(["Created-By: Packages", "Origin: Debian"])

@@ -11,7 +11,7 @@ use huddle_model::text::counted;
 use huddle_model::update::{Round, Step};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, Events, decision_event, events_at, unavailable_event};
+use super::{Engine, Events, events_at, unavailable_event};
 
 /// Why commands are no longer carried out.
 pub const ENDING: &str = "the loop is ending";
@@ -44,7 +44,7 @@ impl Placing {
             LoopCommand::DryRun => Ok(Self::DryRun),
             LoopCommand::SetPolicy(policy) => Ok(Self::Policy(*policy)),
             LoopCommand::Restore => Ok(Self::Restore),
-            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
+            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording | LoopCommand::SaveLast => {
                 Err("recordings are not the engine's")
             }
         }
@@ -119,7 +119,6 @@ impl Engine {
             None => answer,
         };
         let decisions = self.new_decisions();
-        events.extend(decisions.iter().map(decision_event));
         self.memory.round += 1;
         let end_unix_us = self.clock.now_unix_us();
         let round = Round {
@@ -129,6 +128,7 @@ impl Engine {
             ksm: last.ksm.clone(),
             topology: last.topology.clone(),
             vms: Arc::clone(&last.vms),
+            left_out: last.left_out.clone(),
             matrix: last.matrix.clone(),
             plan,
             pinning,
@@ -169,7 +169,7 @@ impl Engine {
         match &mut self.trials {
             // In a dry run too: the next `apply` must not pin again what was kept before.
             Some(trials) if policy == Policy::None => {
-                trials.reset(at, &what);
+                trials.reset_for_viewer(at, &what);
                 "every vCPU is left to the kernel from now on".to_owned()
             }
             Some(trials) if self.apply => {
@@ -184,7 +184,7 @@ impl Engine {
     fn restore(&mut self, events: &mut Events) -> Result<String, String> {
         let at = self.moment();
         if let Some(trials) = &mut self.trials {
-            trials.reset(at, "everything to be undone");
+            trials.reset_for_viewer(at, "everything to be undone");
             trials.was_undone();
         }
         self.apply = false;

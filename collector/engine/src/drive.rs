@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use huddle_model::update::Step;
+use huddle_model::update::{Step, Update};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -12,6 +12,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Engine;
 use super::command::Request;
+use super::progress::Progress;
+use super::replacement::Replacement;
 use huddle_host::pin::UndoReport;
 use huddle_host::stages::{Pass, PassTrigger, TriggerError};
 use huddle_host::stop::Stop;
@@ -68,7 +70,13 @@ pub async fn run(
     mut requests: mpsc::Receiver<Request>,
     options: RunOptions,
 ) -> Result<RunEnd, JoinError> {
-    let mut driver = Driver { stop: std::pin::pin!(stop), is_stopped: false, to_engine: engine.stop() };
+    let mut replacements = engine.memory.replacements.take();
+    let mut driver = Driver {
+        stop: std::pin::pin!(stop),
+        is_stopped: false,
+        to_engine: engine.stop(),
+        progress: engine.memory.progress(),
+    };
     let mut windows = tokio::time::interval(options.window.max(SHORTEST_WINDOW));
     windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut rounds, mut broken) = (0, None);
@@ -128,6 +136,18 @@ pub async fn run(
                     // The requester may have disconnected meanwhile.
                     let _ = reply.send(answer);
                 }
+                replacement = replacement(&mut replacements) => {
+                    let (back, steps) = driver.blocking(engine, |engine| engine.replace(replacement)).await?;
+                    engine = back;
+                    // An abandoned round has no updates.
+                    steps.iter().filter(|step| !step.is_empty()).for_each(&publish);
+                    let is_round = |update: &Update| matches!(update, Update::Round(_));
+                    rounds += steps.iter().filter(|step| step.iter().any(is_round)).count() as u64;
+                    windows.reset();
+                    if options.rounds.is_some_and(|wanted| rounds >= wanted) {
+                        break None;
+                    }
+                }
                 _ = windows.tick() => {
                     let (back, step) = driver.blocking(engine, Engine::observe).await?;
                     engine = back;
@@ -166,6 +186,8 @@ struct Driver<'a, S> {
     is_stopped: bool,
     /// Stops the engine, whatever it is doing.
     to_engine: Stop,
+    /// Is told of each step.
+    progress: Progress,
 }
 
 impl<S: Future<Output = ()>> Driver<'_, S> {
@@ -185,8 +207,11 @@ impl<S: Future<Output = ()>> Driver<'_, S> {
         mut engine: Engine,
         step: impl FnOnce(&mut Engine) -> T + Send + 'static,
     ) -> Result<(Engine, T), JoinError> {
+        let progress = self.progress.clone();
         let mut step = tokio::task::spawn_blocking(move || {
+            progress.begin();
             let outcome = step(&mut engine);
+            progress.end();
             (engine, outcome)
         });
         tokio::select! {
@@ -196,6 +221,16 @@ impl<S: Future<Output = ()>> Driver<'_, S> {
         }
         step.await
     }
+}
+
+/// The next replacement; never, where there can be none.
+async fn replacement(replacements: &mut Option<mpsc::Receiver<Replacement>>) -> Replacement {
+    if let Some(receiver) = replacements
+        && let Some(replacement) = receiver.recv().await
+    {
+        return replacement;
+    }
+    std::future::pending().await
 }
 
 /// Why the next round is due.

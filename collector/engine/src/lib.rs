@@ -12,9 +12,11 @@ pub mod backend;
 pub mod command;
 mod drive;
 mod host_stages;
+mod progress;
 pub mod publish;
 mod reader_thread;
 mod readings;
+mod replacement;
 mod trials;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +26,7 @@ use std::time::Duration;
 use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
+use huddle_model::left_out::LeftOutVms;
 use huddle_model::matrix::Weigh;
 use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
@@ -33,10 +36,13 @@ use huddle_model::trial::{Comparison, Decision, Moment, Phase};
 use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
+use tokio::sync::mpsc;
 
 use self::reader_thread::ReaderThread;
 pub use drive::{RunEnd, RunOptions, SHORTEST_WINDOW, WITHOUT_PASSES, run};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
+pub use progress::{Progress, StepsSoFar};
+pub use replacement::{Replacement, Sources};
 pub use trials::TrialRunner;
 
 use huddle_host::stages::{
@@ -109,6 +115,10 @@ pub struct Memory {
     is_restored: bool,
     /// Whether the observer was abandoned; it has monitoring groups to remove.
     has_abandoned_observer: bool,
+    /// Which steps have begun and ended.
+    progress: Progress,
+    /// Other settings that are to be put in force; `None` where there can be none.
+    replacements: Option<mpsc::Receiver<Replacement>>,
 }
 
 impl Memory {
@@ -121,6 +131,11 @@ impl Memory {
     /// A flag that stops the loop of this memory: a round in progress is abandoned.
     pub fn stop(&self) -> Stop {
         self.reader.stop().clone()
+    }
+
+    /// Whether the loop of this memory moves on.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 }
 
@@ -147,13 +162,15 @@ impl Engine {
 
         let topology = self.ask_host(|host| host.topology())?;
         let topology = Availability::from(topology).map(Arc::new);
-        let (mut vms, vms_reason) = match self.discover()? {
+        let (mut vms, left_out) = match self.discover()? {
             Ok(found) => {
                 events.extend(found.notes.into_iter().map(|note| (EventKind::VmVanished, None, note)));
-                (found.vms, None)
+                let left_out = found.left_out.iter().map(|left| (&*left.name, left.id, &*left.reason));
+                (found.vms, Availability::Available(LeftOutVms::of(left_out)))
             }
-            Err(error) => (Vec::new(), Some(error.to_string())),
+            Err(error) => (Vec::new(), Availability::Unavailable(error.to_string())),
         };
+        let vms_reason = left_out.reason().map(str::to_owned);
         let mut notes = self.complete(&mut vms)?;
         notes.extend(self.find_limits(&mut vms)?);
         events.extend(notes.into_iter().map(|note| (EventKind::Note, None, note)));
@@ -224,7 +241,6 @@ impl Engine {
         let to_pin = wanted.map_or_else(|| plan.clone(), |plan| Availability::Available(Arc::new(plan)));
         let pinning = self.pin_and_report(&vms, &to_pin, &mut events);
         let decisions = self.new_decisions();
-        events.extend(decisions.iter().map(decision_event));
 
         for (stage, reason) in [
             ("topology", topology.reason()),
@@ -242,6 +258,7 @@ impl Engine {
             ksm: self.fact(|host| host.ksm()),
             topology,
             vms,
+            left_out,
             matrix,
             plan,
             pinning,
@@ -295,9 +312,8 @@ impl Engine {
     }
 
     /// A step between rounds, with the decisions made meanwhile.
-    fn emit(&mut self, mut updates: Vec<Update>, mut events: Events) -> Step {
+    fn emit(&mut self, mut updates: Vec<Update>, events: Events) -> Step {
         let decisions = self.new_decisions();
-        events.extend(decisions.iter().map(decision_event));
         updates.extend(self.changed_comparison());
         updates.extend(events_at(self.clock.now_unix_us(), events).into_iter().map(Update::Event));
         updates.extend(decisions.into_iter().map(Update::Decision));
@@ -523,10 +539,6 @@ type EventNow = (EventKind, Option<VmRef>, String);
 
 fn unavailable_event(stage: &str, reason: &str) -> EventNow {
     (EventKind::StageFailed, None, format!("{stage} is unavailable: {reason}"))
-}
-
-fn decision_event(decision: &Decision) -> EventNow {
-    (EventKind::Note, None, decision.to_string())
 }
 
 /// Events as they are published: each message is one plain line.

@@ -3,6 +3,7 @@
 mod bindings;
 mod passes;
 mod reads;
+mod replacements;
 mod stops;
 mod trials;
 mod unmerged;
@@ -21,7 +22,7 @@ use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::vm::{Owner, TaskId, Vcpu, VmmKind};
 use tokio::sync::{mpsc, oneshot};
 
-use self::passes::{Broken, Often};
+use self::passes::{Broken, Idle, Often};
 use super::command::Request;
 use super::publish::{Delivery, Publisher, Subscriber};
 use super::*;

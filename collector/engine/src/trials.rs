@@ -213,8 +213,13 @@ impl TrialRunner {
     }
 
     /// Aborts the trial and forgets the placement that was kept, because of a viewer's command.
-    pub(super) fn reset(&mut self, at: Moment, what: &str) {
-        self.machine.reset(at, format!("a viewer asked for {what}"));
+    pub(super) fn reset_for_viewer(&mut self, at: Moment, what: &str) {
+        self.reset(at, &format!("a viewer asked for {what}"));
+    }
+
+    /// Aborts the trial and forgets the placement that was kept, for this reason.
+    pub(super) fn reset(&mut self, at: Moment, reason: &str) {
+        self.machine.reset(at, reason.to_owned());
     }
 
     /// All changes were undone, so no placement is in force.

@@ -2,10 +2,11 @@
 //! (Documentation/ABI/testing/sysfs-devices-system-cpu, Linux 6.18).
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use huddle_model::cache::HostCache;
 use huddle_model::cpuset::CpuSet;
-use huddle_model::topology::{CacheInfo, Topology, TopologyError};
+use huddle_model::topology::{CacheDomain, CacheInfo, CacheSets, Topology, TopologyError};
 
 use super::architecture::Architecture;
 use super::{
@@ -108,7 +109,8 @@ pub fn read(root: &HostRoot, level: Option<u8>) -> Result<Topology, TopologyRead
             isolated: isolated_cpus(root)?,
         });
     }
-    let caches = caches(root, &usable)?;
+    let geometries = cache_geometries(root, &usable)?;
+    let caches: Vec<CacheInfo> = geometries.iter().map(|cache| cache.info.clone()).collect();
     let levels = data_levels(&caches);
     if levels.is_empty() {
         let path = root.sys(format!("{CPUS}/cpu{}/cache", usable.first().unwrap_or(0)));
@@ -126,7 +128,9 @@ pub fn read(root: &HostRoot, level: Option<u8>) -> Result<Topology, TopologyRead
     let topology = Topology::from_caches(&caches, &usable, level, |cpu| nodes.get(&cpu).copied())?;
     let classes = core_class::read(root, &usable, &caches)?;
     let contradiction = online::read(root)?.contradiction;
+    let sets = sets(&topology, &geometries);
     Ok(topology
+        .with_sets(sets)
         .with_cores(cores(root, &usable)?)
         .with_classes(classes)
         .with_notes(contradiction.into_iter().chain(assumed)))
@@ -209,7 +213,25 @@ pub fn data_levels(caches: &[CacheInfo]) -> Vec<u8> {
 
 /// The distinct caches of these CPUs.
 pub fn caches(root: &HostRoot, cpus: &CpuSet) -> Result<Vec<CacheInfo>, HostError> {
-    let mut caches: Vec<CacheInfo> = Vec::new();
+    Ok(distinct_caches(root, cpus)?.into_iter().map(|(cache, _)| cache).collect())
+}
+
+/// The same with ways and line, as far as they are reported; of caches that are told apart by nothing else, one.
+pub fn cache_geometries(root: &HostRoot, cpus: &CpuSet) -> Result<Vec<HostCache>, HostError> {
+    let number = |index: &Path, file: &str| -> Result<Option<u32>, HostError> {
+        Ok(optional(read_number::<u32>(&index.join(file)))?.filter(|number| *number > 0))
+    };
+    let geometry = |(info, index): (CacheInfo, PathBuf)| {
+        let (ways, line_bytes) =
+            (number(&index, "ways_of_associativity")?, number(&index, "coherency_line_size")?);
+        Ok(HostCache { info, ways, line_bytes })
+    };
+    distinct_caches(root, cpus)?.into_iter().map(geometry).collect()
+}
+
+/// Each with the directory of one of its CPUs.
+fn distinct_caches(root: &HostRoot, cpus: &CpuSet) -> Result<Vec<(CacheInfo, PathBuf)>, HostError> {
+    let mut caches: Vec<(CacheInfo, PathBuf)> = Vec::new();
     let mut known: HashSet<CacheInfo> = HashSet::new();
     for cpu in cpus.iter() {
         let directory = root.sys(format!("{CPUS}/cpu{cpu}/cache"));
@@ -229,11 +251,25 @@ pub fn caches(root: &HostRoot, cpus: &CpuSet) -> Result<Vec<CacheInfo>, HostErro
                 size_bytes: size_bytes(&index.join("size"))?,
             };
             if known.insert(cache.clone()) {
-                caches.push(cache);
+                caches.push((cache, index));
             }
         }
     }
     Ok(caches)
+}
+
+/// How the caches of the domains are divided, as far as sysfs tells.
+fn sets(topology: &Topology, caches: &[HostCache]) -> Vec<CacheSets> {
+    let of_domain = |domain: &CacheDomain| {
+        let is_it = |cache: &&HostCache| {
+            Some(cache.info.level) == topology.level()
+                && !cache.info.instruction_only
+                && !cache.info.shared_cpus.is_disjoint(&domain.cpus)
+        };
+        let HostCache { ways, line_bytes, .. } = *caches.iter().find(is_it)?;
+        (ways.is_some() || line_bytes.is_some()).then_some(CacheSets { domain: domain.id, ways, line_bytes })
+    };
+    topology.domains().iter().filter_map(of_domain).collect()
 }
 
 /// `2048K`, as sysfs prints sizes; `None` where it is not reported.

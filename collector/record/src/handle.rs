@@ -10,10 +10,11 @@ use std::time::Instant;
 use huddle_host::clock::unix_us;
 use huddle_model::availability::Availability;
 use huddle_model::schema::{MANIFEST_FILE, Manifest, RecordingGap, RowContext, Rows, Table};
-use huddle_model::update::{Step, Update};
+use huddle_model::update::Step;
 use huddle_model::view::View;
 use huddle_recording::guarded::{Threads, guarded};
 
+use super::last_minutes::begin_of;
 use super::writer::RunWriter;
 use super::{QueueLimit, RecordError, RecorderLimits};
 
@@ -162,8 +163,7 @@ impl RecorderHandle {
     /// Sends the current view, if a recording begins in the middle: the last round, to which the next windows belong,
     /// and the decisions so far. Earlier windows are not recorded.
     pub fn begin(&self, view: &View) {
-        let updates = view.updates_since(None).into_iter();
-        self.send(updates.filter(|update| !matches!(update, Update::Window(_))).collect());
+        self.send(begin_of(view));
     }
 
     /// Sends rows that are not part of the loop's steps, such as the responses that a load generator timed; like

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use huddle_model::availability::Availability;
-use huddle_model::schema::{EventFact, Finding, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
+use huddle_model::schema::{EventFact, Finding, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION, SketchFact};
 use huddle_model::topology::{CacheInfo, Topology};
 
 use super::read_environment;
@@ -35,6 +35,8 @@ pub struct RunAbout {
     pub findings: Option<Vec<Finding>>,
     /// The event that was chosen for each role of the counters.
     pub events: Vec<EventFact>,
+    /// How sketches are made, if any are recorded.
+    pub sketches: Option<SketchFact>,
 }
 
 /// The manifest of a run that begins now: what the caller knows and the facts of the host.
@@ -56,6 +58,7 @@ pub fn new_manifest(root: &HostRoot, about: RunAbout) -> Manifest {
         topology: about.topology.map(|topology| (&topology).into()),
         findings: about.findings,
         events: about.events,
+        sketches: about.sketches,
         segment_checksum: None,
         gaps: Vec::new(),
         tables: BTreeMap::new(),

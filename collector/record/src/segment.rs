@@ -11,13 +11,16 @@ use huddle_model::schema::{Row, SCHEMA_VERSION, Table, Value};
 use huddle_recording::columns::{TABLE_KEY, VERSION_KEY};
 use huddle_recording::{label, table};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::RecordError;
 use super::batch::{arrow_schema, batch, pieces};
 use huddle_host::files;
+
+/// The column of hashes in the table `sketches`.
+const HASH: &str = "hash";
 
 /// A segment that is being written. If it is dropped without [`OpenSegment::close`], it removes its file, which
 /// could not be read.
@@ -77,6 +80,9 @@ impl OpenSegment {
                 about(VERSION_KEY, SCHEMA_VERSION.to_string()),
                 about(label::LABEL_KEY, label::unsealed(run, table.name(), number)),
             ]))
+            // Hashes do not repeat, and those of a VM are ascending.
+            .set_column_dictionary_enabled(HASH.into(), false)
+            .set_column_encoding(HASH.into(), Encoding::DELTA_BINARY_PACKED)
             .build();
         let schema = arrow_schema(table);
         let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, RowContext, Rows, Table, TableVisitor, round_rows};
-use huddle_testing::sample::{manifest, steps, view};
+use huddle_testing::sample::{manifest, sketches, steps, view};
 use huddle_testing::sample_observed::{observed, responses};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding};
@@ -62,11 +62,14 @@ fn what_was_sent_is_read_back_with_its_nulls() {
     let sent = observed(4, 3);
     recorder.send(sent.updates_since(None).into());
     recorder.send_rows(responses(&sent));
+    recorder.send_rows(sketches());
     let summary = recorder.finish().unwrap();
     assert_eq!(summary.steps, RecordingStatus { steps_recorded: 1, steps_lost: 0 });
 
     let rows = Rows {
         responses: responses(&sent).responses,
+        sketches: sketches().sketches,
+        hosts: sketches().hosts,
         ..RowContext::default().rows(&sent.updates_since(None))
     };
     let mut expected = Expected(BTreeMap::new());

@@ -118,6 +118,8 @@ pub(crate) enum Command {
     Vms,
     /// What every pair of VMs shares now
     Matrix(MatrixArgs),
+    /// Record sketches of what the VMs hold, by which they can be compared with VMs of other hosts
+    Sketch(SketchArgs),
     /// What would be pinned and why, or (`--format virsh`, `qm` or `xl`) the commands that make it permanent with the
     /// VMs' manager; changes nothing
     Plan(PlanArgs),
@@ -138,6 +140,28 @@ pub(crate) struct MatrixArgs {
     pub(crate) method: Option<MethodArg>,
     #[command(flatten)]
     pub(crate) content: ContentArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SketchArgs {
+    /// File with the secret seed of the fleet, the same on all its hosts; its name is recorded, not what is in it
+    #[arg(long, value_name = "FILE", required_unless_present = "make_seed")]
+    pub(crate) seed: Option<PathBuf>,
+    /// Record into this directory, which must be new or empty
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["make_seed", "fleet"])]
+    pub(crate) record: Option<PathBuf>,
+    /// Record below this directory, in host=HOST/run=RUN
+    #[arg(long, value_name = "DIR", conflicts_with = "record")]
+    pub(crate) fleet: Option<PathBuf>,
+    /// Keep about one content in so many [default: 1024]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1 << 32))]
+    pub(crate) one_in: Option<u64>,
+    /// Most processor time, as a share of one CPU [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) cpu_share: Option<Share>,
+    /// Write a new seed into this file, which must not exist, and do nothing else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "record", "fleet", "one_in", "cpu_share"])]
+    pub(crate) make_seed: Option<PathBuf>,
 }
 
 /// Limits of method `content`.
@@ -267,7 +291,8 @@ pub(crate) struct TopArgs {
         conflicts_with_all = ["dry_run", "ksm_run", "merge", "min_interval", "window", "socket", "trial", "report_socket", "record"]
     )]
     pub(crate) attach: Option<Option<PathBuf>>,
-    /// Show this recording instead of a loop: Space plays and stops, t steps, + and - change the speed
+    /// Show this recording instead of a loop: Space plays and stops, t steps, + and - change the speed. Or the result of
+    /// an experiment (a directory with summary.json): t and T switch between its arms
     #[arg(
         long,
         value_name = "DIR",

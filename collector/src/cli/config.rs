@@ -2,16 +2,19 @@
 
 #[cfg(test)]
 mod page;
+pub(crate) mod reload;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use huddle_engine::backend::SharingChoice;
 use huddle_host::discover::DiscoverOptions;
 use huddle_host::limits::Limits;
 use huddle_host::users::{Users, VM_USERS};
+use huddle_metrics::MetricsSettings;
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
 use huddle_model::matrix::{Method, ReadBy, Weigh};
@@ -19,6 +22,7 @@ use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::selection::{Selection, VmPattern};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_observe::perf::{EventChoice, EventError};
+use huddle_record::KeepLimits;
 use huddle_sharing::ReadSettings;
 use huddle_sharing::content::{ContentSettings, Share};
 use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
@@ -70,6 +74,11 @@ use super::failure::Failure;
 ///
 /// [record]
 /// total_max_mib = 4096
+/// keep = "10m"
+/// keep_dir = "/var/log/huddle"
+///
+/// [metrics]
+/// listen = "127.0.0.1:9188"
 ///
 /// [top]
 /// palette = "ember"
@@ -114,6 +123,8 @@ pub(crate) struct Config {
     pub(crate) trial: TrialSettings,
     /// Limits of recordings.
     pub(crate) record: RecordSettings,
+    /// Metrics for monitoring.
+    pub(crate) metrics: MetricsSettings,
     /// How the terminal looks and is used.
     pub(crate) top: TopSettings,
 }
@@ -363,6 +374,9 @@ pub(crate) enum VmTarget<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RecordSettings {
+    /// Record each run of `huddle run` into a new directory in this one, which exists. The oldest are removed when
+    /// another one begins, as long as all of them are larger than `total_max_mib`. `--record` wins. [default: none]
+    pub(crate) directory: Option<PathBuf>,
     /// Close a segment at this size, in MiB. [default: 8]
     pub(crate) segment_max_mib: Option<u64>,
     /// Close a segment at this age, in seconds. A crash loses at most the open segments. [default: 60]
@@ -371,6 +385,51 @@ pub(crate) struct RecordSettings {
     pub(crate) total_max_mib: Option<u64>,
     /// Remove segments that were closed longer ago than this, in seconds. [default: no limit]
     pub(crate) max_age_s: Option<u64>,
+    /// Keep the last minutes in memory, such as `"10m"`, from 1 second to 1 day. They are written as a recording of their own
+    /// on SIGUSR1, by `K` in the terminal, and when a trial is aborted. [default: nothing is kept]
+    pub(crate) keep: Option<KeepTime>,
+    /// Most memory for them, in MiB, from 1 to 4096; beyond it the oldest fall out early, which is said when they are
+    /// written. [default: 64]
+    pub(crate) keep_max_mib: Option<u32>,
+    /// Directory for these recordings, each in one of its own, which is named by its time. [default: beside the directory
+    /// of `--record`]
+    pub(crate) keep_dir: Option<PathBuf>,
+    /// How many aborted trials have such a recording in one run. [default: 8]
+    pub(crate) keep_aborted_trials: Option<u32>,
+}
+
+/// A time such as `10m`, from 1 second to 1 day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct KeepTime(Duration);
+
+impl TryFrom<String> for KeepTime {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let time = humantime::parse_duration(&text).ok();
+        let time = time.filter(|time| (1..=86_400).contains(&time.as_secs()));
+        time.map(Self).ok_or_else(|| {
+            format!(
+                "{text:?} is no time to keep; give one from 1 second to 1 day, such as \"10m\" or \"90s\""
+            )
+        })
+    }
+}
+
+impl RecordSettings {
+    /// How much of the last minutes is kept; `None` if nothing is.
+    pub(crate) fn keep_limits(&self) -> Option<KeepLimits> {
+        let max_bytes = u64::from(self.keep_max_mib.unwrap_or(64)) << 20;
+        self.keep.map(|time| KeepLimits { age: time.0, max_bytes })
+    }
+
+    fn check_keep(&self) -> anyhow::Result<()> {
+        if let Some(mib) = self.keep_max_mib {
+            anyhow::ensure!((1..=4096).contains(&mib), "[record] keep_max_mib is {mib}, expected 1 to 4096");
+        }
+        Ok(())
+    }
 }
 
 impl VmEntry {
@@ -397,6 +456,11 @@ impl Config {
         Ok((config.map_err(Failure::Usage)?, text))
     }
 
+    /// The settings of a table of such a file.
+    pub(crate) fn of_table(table: &toml::Table) -> anyhow::Result<Self> {
+        Self::parse(&toml::to_string(table).context("the settings in force cannot be written")?)
+    }
+
     fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
@@ -420,6 +484,8 @@ impl Config {
                 mib.unwrap_or_default()
             );
         }
+        config.record.check_keep()?;
+        config.metrics.check().context("[metrics]")?;
         config.counters.choices().context("[counters]")?;
         config.limits.check().context("[limits]")?;
         config.plan.check().context("[plan]")?;
@@ -432,6 +498,11 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// The keys of a configuration file and their values, as they are written there.
+pub(crate) fn table_of(text: &str) -> anyhow::Result<toml::Table> {
+    text.parse().context("no TOML")
 }
 
 #[cfg(test)]
@@ -475,6 +546,11 @@ mod tests {
             blocks = 12
             [record]
             segment_max_mib = 64
+            keep = "10m"
+            keep_max_mib = 32
+            [metrics]
+            listen = "unix:/run/huddle/metrics"
+            pair_threshold = 0.2
             [top]
             palette = "ember"
             [top.keys]
@@ -485,6 +561,10 @@ mod tests {
         assert_eq!((config.cache_level, config.policy), (Some(2), Some(Policy::Opposed)));
         assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
         assert_eq!(config.record.segment_max_mib, Some(64));
+        let limits = KeepLimits { age: Duration::from_secs(600), max_bytes: 32 << 20 };
+        assert_eq!(config.record.keep_limits(), Some(limits));
+        assert_eq!(Config::default().record.keep_limits(), None);
+        assert_eq!((config.metrics.pair_threshold, config.metrics.max_vms), (0.2, 1000));
         assert_eq!(config.sharing.method, Some(LoopMethod::Content));
         assert_eq!(config.sharing.choice().read_by, Some(ReadBy::Pagemap));
         let SharingChoice { weigh, reads, .. } = config.sharing.choice();
@@ -548,6 +628,13 @@ mod tests {
                 "total_max_mib is 17592186044416, expected at most",
             ),
             ("[record]\nsegment_max_mib = 9000000000000000000\n", "segment_max_mib is 9000000000000000000"),
+            ("[record]\nkeep = \"10 parsecs\"\n", "line 2: \"10 parsecs\" is no time to keep"),
+            ("[record]\nkeep = \"0s\"\n", "from 1 second to 1 day"),
+            ("[record]\nkeep_max_mib = 0\n", "expected 1 to 4096"),
+            ("[metrics]\nlisten = \"0.0.0.0:9188\"\n", "other hosts may reach"),
+            ("[metrics]\nlisten = \"9188\"\n", "line 2: \"9188\" is no place to listen at"),
+            ("[metrics]\npair_threshold = 2.0\n", "[metrics]: pair_threshold is 2, expected 0 to 1"),
+            ("[metrics]\ntextfile = \"/x\"\n", "ends with .prom"),
             ("[sharing]\nsample = 0.0\n", "above 0 and up to 1"),
             ("[sharing]\nmemory_mib = 0\n", "line 2"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),

@@ -51,6 +51,11 @@ impl Context {
             Some((config, text)) => (config, Some(text)),
             None => (Config::default(), None),
         };
+        Self::of(common, config, config_text)
+    }
+
+    /// With these settings instead of those of the file.
+    pub(crate) fn of(common: &Common, config: Config, config_text: Option<String>) -> Result<Self, Failure> {
         let root = HostRoot::real();
         let state_dir = common.state_dir.clone().or_else(|| config.state_dir.clone());
         let users = Users::read(&root).map_err(Failure::failed)?;

@@ -1,16 +1,21 @@
-//! Where the log goes: stderr, but not while a screen is drawn.
+//! Where the log goes: stderr, but not while a screen is drawn. Where stderr is the journal of systemd, a line has its
+//! priority instead of time and level (sd-daemon(3)).
 
 use std::env;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::anyhow;
 use huddle_model::text::plain;
+use nix::sys::stat::fstat;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer, debug_fn};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::failure::Failure;
@@ -27,6 +32,52 @@ fn plain_fields() -> impl for<'writer> FormatFields<'writer> {
             name => write!(writer, " {name}={}", plain(&text)),
         }
     })
+}
+
+/// Whether stderr is connected to the journal (systemd.exec(5), `JOURNAL_STREAM`).
+pub(crate) fn is_journal() -> bool {
+    let stream = env::var("JOURNAL_STREAM").ok();
+    let stderr = fstat(io::stderr()).ok();
+    stream.zip(stderr).is_some_and(|(stream, stderr)| is_stream(&stream, stderr.st_dev, stderr.st_ino))
+}
+
+/// Whether a value of `JOURNAL_STREAM` (device and inode) is this file.
+fn is_stream(value: &str, device: u64, inode: u64) -> bool {
+    value
+        .split_once(':')
+        .is_some_and(|(first, second)| first.parse() == Ok(device) && second.parse() == Ok(inode))
+}
+
+/// What a line that says why this program failed begins with.
+pub(crate) fn error_prefix() -> &'static str {
+    if is_journal() { "<3>" } else { "" }
+}
+
+/// Lines for the journal, which adds the time.
+struct JournalLines;
+
+impl<S, N> FormatEvent<S, N> for JournalLines
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        // syslog(3).
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }
 
 /// Lines go to stderr at once, or are buffered while a [`HeldLog`] lives.
@@ -53,6 +104,7 @@ impl Log {
             .with_writer(log.clone())
             .with_target(false)
             .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none());
+        let lines = if is_journal() { lines.event_format(JournalLines).boxed() } else { lines.boxed() };
         tracing_subscriber::registry().with(lines.with_filter(filter)).init();
         Ok(log)
     }
@@ -138,6 +190,28 @@ mod tests {
         let logged = String::from_utf8(log.buffer().take().unwrap()).unwrap();
         assert_eq!(logged, " WARN VM web\\n INFO forged\\u{202e}\\u{1b}[2J is left out vm=\"a\\nb\"\n");
         drop(held);
+    }
+
+    #[test]
+    fn the_journal_gets_priorities_instead_of_times() {
+        let log = Log::default();
+        let held = log.hold();
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(plain_fields())
+            .with_writer(log.clone())
+            .with_ansi(false)
+            .event_format(JournalLines)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!("a\n<0>forged");
+            tracing::warn!("b");
+            tracing::info!(vm = "web", "c");
+        });
+        let logged = String::from_utf8(log.buffer().take().unwrap()).unwrap();
+        assert_eq!(logged, "<3>a\\n<0>forged\n<4>b\n<6>c vm=\"web\"\n");
+        drop(held);
+        assert!(is_stream("8:1234", 8, 1234));
+        assert!(!is_stream("8:1234", 8, 123) && !is_stream("8", 8, 8) && !is_stream("", 0, 0));
     }
 
     #[test]

@@ -9,7 +9,9 @@ use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Sources};
 use huddle_engine::backend::{LoopChoice, Stages};
 use huddle_engine::command::{Request, Requests};
 use huddle_engine::publish::{Publisher, Subscriber};
-use huddle_engine::{Engine, Memory, RunEnd, RunOptions, TrialRunner, WITHOUT_PASSES, run};
+use huddle_engine::{
+    Engine, Memory, Progress, Replacement, RunEnd, RunOptions, TrialRunner, WITHOUT_PASSES, run,
+};
 use huddle_host::clock::HostClock;
 use huddle_host::stages::PassTrigger;
 use huddle_model::recording::RecordingState;
@@ -17,16 +19,18 @@ use huddle_model::text::counted;
 use huddle_model::trial::Objective;
 use huddle_model::update::Step;
 use huddle_observe::reported::ReportSocket;
-use huddle_record::RecorderHandle;
+use huddle_record::{KeepLimits, Kept, RecorderHandle};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::args::LoopArgs;
 use super::context::{Context, seconds};
 use super::failure::Failure;
+use super::last_minutes::{Keeper, save_when_asked};
+use super::metrics::{EarlySocket, Served};
 use super::recorder::{LoopRecorder, Recordings};
 use super::recording::{self, Notices};
-use super::signals::StopSignals;
+use super::signals::{Hangup, SaveSignal, StopSignals};
 
 /// The socket for reports in the state directory.
 pub(crate) const REPORTS_FILE: &str = "reports";
@@ -37,8 +41,11 @@ pub(crate) struct Loop {
     passes: Box<dyn PassTrigger>,
     recorder: Option<RecorderHandle>,
     record_dir: Option<PathBuf>,
-    recordings: Recordings,
+    recordings: Arc<Recordings>,
     notices: Notices,
+    keeper: Option<Keeper>,
+    save: SaveSignal,
+    metrics: Option<Served>,
     server: Option<Server>,
     can_pin: bool,
 }
@@ -46,16 +53,26 @@ pub(crate) struct Loop {
 impl Loop {
     /// Checks the host and the flags, and only then makes the changes that `args` asks for. Within a runtime. Signals are
     /// handled from the first change on; until then they end the process at once, since there is nothing to undo.
-    pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<(Self, StopSignals), Failure> {
+    /// `hangup` says whether SIGHUP is one of them.
+    pub(crate) fn prepare(
+        context: &Context,
+        args: &LoopArgs,
+        hangup: Hangup,
+        early: EarlySocket,
+    ) -> Result<(Self, StopSignals), Failure> {
         // Wrong names on the command line are an error now, not an event in every round.
         context.topology()?;
         let choice = choice(args);
         context.backend.check(&choice)?;
         context.check_limits()?;
-        let signals = StopSignals::listen()?;
+        let kept = what_is_kept(context, args)?;
+        let (signals, save) = (StopSignals::listen_for_loop(hangup)?, SaveSignal::listen()?);
         let mut pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
+        let metrics = Served::prepare(&context.root, &context.config.metrics, early)?;
         let (recordings, notices) = Recordings::of(context);
+        let recordings = Arc::new(recordings);
+        let keeper = kept.map(|(limits, dir)| keeper(context, limits, dir, &recordings));
         let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
         for advice in context.backend.advice(&choice) {
             tracing::warn!("{advice}");
@@ -91,8 +108,30 @@ impl Loop {
         };
         let can_pin = engine.pinner.is_some();
         let record_dir = args.record.clone();
-        let parts = Self { engine, passes, recorder, record_dir, recordings, notices, server, can_pin };
+        let parts = Self {
+            engine,
+            passes,
+            recorder,
+            record_dir,
+            recordings,
+            notices,
+            keeper,
+            save,
+            metrics,
+            server,
+            can_pin,
+        };
         Ok((parts, signals))
+    }
+
+    /// Whether it moves on.
+    pub(crate) fn progress(&self) -> Progress {
+        self.engine.memory.progress()
+    }
+
+    /// Where other settings for it are sent to.
+    pub(crate) fn replacements(&mut self) -> mpsc::Sender<Replacement> {
+        self.engine.memory.replacements()
     }
 
     /// Whether it can pin at all.
@@ -111,9 +150,9 @@ impl Loop {
         let LoopChannels { publisher, recording, commands, requests } = channels;
         let state = self.record_dir.as_deref().map(recording::state_of);
         recording.send_replace(state);
-        let recordings = Arc::new(self.recordings);
+        let recordings = self.recordings;
         let begin = move |dir: &Path| recordings.start(dir).map_err(|failure| failure.to_string());
-        let recorder = LoopRecorder::new(self.recorder, begin, recording);
+        let recorder = LoopRecorder::new(self.recorder, self.keeper, begin, recording);
         let serving = self.server.map(|server| {
             let hello = Hello {
                 protocol: PROTOCOL.to_owned(),
@@ -142,11 +181,20 @@ impl Loop {
                     false => publisher.publish(step, Arc::clone(step)),
                 },
             );
+        let saving = save_when_asked(recorder.keeper(), self.save, &publish);
+        let metrics = async {
+            match self.metrics {
+                Some(metrics) => metrics.serve(publisher.subscribe(), &recorder).await,
+                None => std::future::pending().await,
+            }
+        };
         let end = tokio::select! {
             end = run(self.engine, self.passes, stop, &publish, of_engine, options) => end,
             () = route => unreachable!("it waits for ever"),
             () = &mut recorded => unreachable!("it waits for ever"),
             () = notices => unreachable!("it waits for ever"),
+            () = saving => unreachable!("it waits for ever"),
+            () = metrics => unreachable!("it waits for ever"),
         };
         if let Some(serving) = serving {
             serving.abort();
@@ -192,6 +240,13 @@ pub(crate) struct LoopChannels {
     requests: mpsc::Receiver<Request>,
 }
 
+impl LoopChannels {
+    /// One more reader of the loop's steps.
+    pub(crate) fn subscribe(&self) -> Subscriber<Step> {
+        self.publisher.subscribe()
+    }
+}
+
 /// The other ends of [`LoopChannels`].
 pub(crate) struct ViewerChannels {
     /// The steps of the loop.
@@ -223,6 +278,27 @@ fn serve_at(context: &Context, args: &LoopArgs, has_state: bool) -> Result<Optio
     Server::bind(&path).map(Some).map_err(Failure::failed)
 }
 
+/// How much of the last minutes is kept, and where it is written, if the configuration says so: beside the recording unless
+/// it names a directory.
+fn what_is_kept(context: &Context, args: &LoopArgs) -> Result<Option<(KeepLimits, PathBuf)>, Failure> {
+    let settings = &context.config.record;
+    let Some(limits) = settings.keep_limits() else { return Ok(None) };
+    let beside = || args.record.as_deref().and_then(Path::parent).map(Path::to_owned);
+    let Some(dir) = settings.keep_dir.clone().or_else(beside) else {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "[record] keep needs a place to write the last minutes to: set keep_dir, or record with --record"
+        )));
+    };
+    Ok(Some((limits, dir)))
+}
+
+/// What keeps the last minutes.
+fn keeper(context: &Context, limits: KeepLimits, dir: PathBuf, recordings: &Arc<Recordings>) -> Keeper {
+    let recordings = Arc::clone(recordings);
+    let write = move |dir: &Path, kept: &Kept| recordings.write(dir, kept).map_err(|error| error.to_string());
+    Keeper::new(limits, dir, context.config.record.keep_aborted_trials, write)
+}
+
 /// The socket for reports, if it is given, or if the objective needs it.
 fn report_socket(
     context: &Context,
@@ -240,7 +316,7 @@ fn report_socket(
 }
 
 /// What the loop is to change, according to `args`.
-fn choice(args: &LoopArgs) -> LoopChoice {
+pub(crate) fn choice(args: &LoopArgs) -> LoopChoice {
     LoopChoice { merge: args.merge, ksm_run: args.ksm_run, min_interval: args.min_interval.map(seconds) }
 }
 

@@ -12,19 +12,20 @@ use huddle_host::stages::Clock;
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::recording::RecordingState;
-use huddle_model::schema::{EventFact, run_id};
+use huddle_model::schema::{EventFact, Manifest, SketchFact, run_id};
 use huddle_model::text::counted;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::update::Step;
 use huddle_model::view::View;
 use huddle_record::{
-    Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
-    new_manifest,
+    Kept, RecordTarget, Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary,
+    RunAbout, host_name, new_manifest,
 };
 use tokio::sync::{mpsc, watch};
 
 use super::context::Context;
 use super::failure::Failure;
+use super::last_minutes::{Keeper, NOTHING_KEPT};
 use super::recording::{self, Notices};
 use crate::doctor::{Finding, examine};
 
@@ -35,6 +36,8 @@ type Begin = dyn Fn(&Path) -> Result<RecorderHandle, String> + Send + Sync;
 /// blocking threads, so that the loop's own thread goes on with signals and viewers.
 pub(crate) struct LoopRecorder {
     running: Mutex<Option<RecorderHandle>>,
+    /// The last minutes, if they are kept.
+    keeper: Option<Keeper>,
     begin: Arc<Begin>,
     state: watch::Sender<Option<RecordingState>>,
     is_ending: AtomicBool,
@@ -44,11 +47,12 @@ impl LoopRecorder {
     /// With the recording that runs already; `state` is told what follows.
     pub(crate) fn new(
         running: Option<RecorderHandle>,
+        keeper: Option<Keeper>,
         begin: impl Fn(&Path) -> Result<RecorderHandle, String> + Send + Sync + 'static,
         state: watch::Sender<Option<RecordingState>>,
     ) -> Self {
         let begin = Arc::new(begin);
-        Self { running: Mutex::new(running), begin, state, is_ending: AtomicBool::new(false) }
+        Self { running: Mutex::new(running), keeper, begin, state, is_ending: AtomicBool::new(false) }
     }
 
     /// Where it records now, and whether it can.
@@ -56,8 +60,21 @@ impl LoopRecorder {
         &self.state
     }
 
-    /// Records a step, if a recording runs; never waits.
+    /// The last minutes, if they are kept.
+    pub(crate) fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_ref()
+    }
+
+    /// The progress of the recording that runs, or why it is interrupted; `None` if none runs.
+    pub(crate) fn status(&self) -> Option<Availability<RecordingStatus>> {
+        lock(&self.running).as_ref().map(RecorderHandle::status)
+    }
+
+    /// Records a step, if a recording runs, and keeps it, if the last minutes are kept; never waits.
     pub(crate) fn send(&self, step: &Step) {
+        if let Some(keeper) = &self.keeper {
+            keeper.push(step);
+        }
         if let Some(running) = &*lock(&self.running) {
             running.send(Arc::clone(step));
         }
@@ -71,6 +88,7 @@ impl LoopRecorder {
                 _ if self.is_ending.load(Ordering::Relaxed) => Err(ENDING.to_owned()),
                 LoopCommand::StartRecording { dir } => self.start(PathBuf::from(dir), &view).await,
                 LoopCommand::StopRecording => self.finish().await,
+                LoopCommand::SaveLast => self.save_last().await,
                 LoopCommand::Apply
                 | LoopCommand::DryRun
                 | LoopCommand::SetPolicy(_)
@@ -111,6 +129,12 @@ impl LoopRecorder {
         Ok(format!("recording into {}", dir.display()))
     }
 
+    async fn save_last(&self) -> Result<String, String> {
+        let saved = self.keeper.as_ref().ok_or(NOTHING_KEPT)?.save().await?;
+        tracing::info!("command of a viewer: {saved}");
+        Ok(saved)
+    }
+
     async fn finish(&self) -> Result<String, String> {
         let Some(running) = lock(&self.running).take() else { return Err("no recording is running".into()) };
         let closed = tokio::task::spawn_blocking(|| running.finish()).await;
@@ -136,6 +160,7 @@ pub(crate) struct Recordings {
     topology: Availability<Topology>,
     core_scheduling: Finding,
     events: Vec<EventFact>,
+    sketches: Option<SketchFact>,
     notices: recording::NoticeSender,
 }
 
@@ -163,14 +188,40 @@ impl Recordings {
             topology: context.topology().into(),
             core_scheduling: context.core_scheduling(),
             events: context.backend.events(),
+            sketches: None,
             notices,
         };
         (recordings, receiver)
     }
 
+    /// The same, of recordings that have sketches.
+    pub(crate) fn with_sketches(self, sketches: SketchFact) -> Self {
+        Self { sketches: Some(sketches), ..self }
+    }
+
+    /// The directory of a run that begins now, in the tree of a fleet.
+    pub(crate) fn place_in(&self, root: &Path) -> Result<PathBuf, Failure> {
+        let host = host_name(&self.root).map_err(Failure::failed)?;
+        let run = run_id(now_us(), std::process::id());
+        Ok(RecordTarget::Fleet { root: root.to_owned(), host, run }.dir())
+    }
+
     pub(crate) fn start(&self, dir: &Path) -> Result<RecorderHandle, Failure> {
+        let begin_us = now_us();
+        let notify = recording::notifier(&self.notices, dir);
+        Recorder::start_with_notices(dir, self.manifest(begin_us)?, self.limits, notify)
+            .map_err(Failure::failed)
+    }
+
+    /// Writes the last minutes as a recording that has ended.
+    pub(crate) fn write(&self, dir: &Path, kept: &Kept) -> Result<RecordingSummary, Failure> {
+        let begin_us = kept.begin_unix_us().and_then(|begin_us| i64::try_from(begin_us).ok());
+        kept.write(dir, self.manifest(begin_us.unwrap_or_default())?, self.limits).map_err(Failure::failed)
+    }
+
+    /// The manifest of a recording that begins at this time, in microseconds since the Unix epoch.
+    fn manifest(&self, begin_us: i64) -> Result<Manifest, Failure> {
         let root = &self.root;
-        let begin_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
         let about = RunAbout {
             run: run_id(begin_us, std::process::id()),
             host: host_name(root).map_err(Failure::failed)?,
@@ -185,11 +236,15 @@ impl Recordings {
                 examine(root).into_iter().chain([self.core_scheduling.clone()]).map(Into::into).collect(),
             ),
             events: self.events.clone(),
+            sketches: self.sketches.clone(),
         };
-        let notify = recording::notifier(&self.notices, dir);
-        Recorder::start_with_notices(dir, new_manifest(root, about), self.limits, notify)
-            .map_err(Failure::failed)
+        Ok(new_manifest(root, about))
     }
+}
+
+/// Microseconds since the Unix epoch.
+fn now_us() -> i64 {
+    i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX)
 }
 
 fn log_recorded(summary: &RecordingSummary) {
@@ -229,7 +284,7 @@ mod tests {
             let _ = lock(&held).recv();
             Recorder::start(dir, sample::manifest(), RecorderLimits::default()).map_err(|e| e.to_string())
         };
-        let recorder = LoopRecorder::new(None, begin, watch::channel(None).0);
+        let recorder = LoopRecorder::new(None, None, begin, watch::channel(None).0);
         let (commands, requests) = mpsc::channel(8);
         let (to_engine, mut of_engine) = mpsc::channel::<Request>(8);
         let (to_recorder, of_recorder) = mpsc::channel(8);

@@ -44,6 +44,18 @@ fn numbers() -> impl Iterator<Item = i32> {
     ENDING.into_iter().map(|signal| signal as i32).chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
+/// What SIGHUP means to a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hangup {
+    /// Its terminal is gone: the loop ends.
+    Ends,
+    /// Its configuration is to be read again.
+    Reloads,
+}
+
+/// The signal on which a loop writes the last minutes. It ends no loop; other commands, which do one thing, it ends.
+const SAVE: Signal = Signal::SIGUSR1;
+
 /// Waits for the signals that end a loop. Once it is created none of them ends the process by default, even after it is
 /// dropped: an undo that has begun is finished, whatever signal arrives.
 pub(crate) struct StopSignals(Vec<(i32, Listener)>);
@@ -51,8 +63,18 @@ pub(crate) struct StopSignals(Vec<(i32, Listener)>);
 impl StopSignals {
     /// Starts listening; within a runtime.
     pub(crate) fn listen() -> Result<Self, Failure> {
+        Self::listen_to(numbers())
+    }
+
+    /// The same for a loop, which goes on after [`SaveSignal`], and after SIGHUP if that means to reload.
+    pub(crate) fn listen_for_loop(hangup: Hangup) -> Result<Self, Failure> {
+        let reloads = |number: i32| hangup == Hangup::Reloads && number == Signal::SIGHUP as i32;
+        Self::listen_to(numbers().filter(|number| *number != SAVE as i32 && !reloads(*number)))
+    }
+
+    fn listen_to(numbers: impl Iterator<Item = i32>) -> Result<Self, Failure> {
         let listen = |number| Ok((number, signal(SignalKind::from_raw(number))?));
-        let listeners = numbers().map(listen).collect::<io::Result<_>>();
+        let listeners = numbers.map(listen).collect::<io::Result<_>>();
         listeners.map(Self).context("cannot listen for signals").map_err(Failure::Failed)
     }
 
@@ -67,6 +89,22 @@ impl StopSignals {
             Poll::Pending
         });
         tracing::info!("{}: everything is undone now", name(number.await));
+    }
+}
+
+/// Waits for the signal on which a loop writes the last minutes. Once it is created the signal ends no process.
+pub(crate) struct SaveSignal(Listener);
+
+impl SaveSignal {
+    /// Starts listening; within a runtime.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        let listener = signal(SignalKind::from_raw(SAVE as i32));
+        listener.map(Self).context("cannot listen for signals").map_err(Failure::Failed)
+    }
+
+    /// Waits for the next one. Cancel safe.
+    pub(crate) async fn next(&mut self) {
+        self.0.recv().await;
     }
 }
 

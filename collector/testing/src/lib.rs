@@ -3,6 +3,7 @@
 
 pub mod cpu_time;
 pub mod emulated;
+pub mod experiment;
 pub mod figures;
 pub mod fixtures;
 pub mod ksm;
@@ -10,6 +11,8 @@ pub mod machines;
 pub mod memory;
 pub mod older;
 pub mod output;
+#[cfg(feature = "pages")]
+pub mod pages;
 pub mod reader;
 #[cfg(feature = "recordings")]
 pub mod readers_loop;

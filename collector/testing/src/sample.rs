@@ -8,12 +8,15 @@ use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::ksm::KsmState;
+use huddle_model::left_out::LeftOutVms;
 use huddle_model::matrix::{
     MatrixVm, MemoryUse, Method, SharedGroup, SharedGroups, SharedReads, SharingMatrix,
 };
 use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{PlanInput, Policy};
-use huddle_model::schema::{Environment, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
+use huddle_model::schema::{
+    Environment, HostRow, MANIFEST_SCHEMA, Manifest, Rows, SCHEMA_VERSION, SketchRow,
+};
 use huddle_model::topology::Topology;
 use huddle_model::update::{Round, Step};
 use huddle_model::view::View;
@@ -74,6 +77,7 @@ fn round(round: u64, vms: usize) -> Round {
         ksm: Availability::Available(KsmState { run: 1, full_scans: round, ..Default::default() }),
         topology: Availability::Available(Arc::new(topology)),
         vms: Arc::new((0..vms).map(vm).collect()),
+        left_out: Availability::Available(LeftOutVms::default()),
         matrix: Availability::Available(Arc::new(matrix)),
         in_force: Arc::new(if round % 2 == 1 { Assignment::default() } else { Assignment::of(&plan) }),
         plan: Availability::Available(Arc::new(plan)),
@@ -148,9 +152,44 @@ pub fn manifest() -> Manifest {
         topology: Availability::Unavailable("not asked".into()),
         findings: Some(Vec::new()),
         events: Vec::new(),
+        sketches: None,
         segment_checksum: None,
         gaps: Vec::new(),
         tables: BTreeMap::new(),
+    }
+}
+
+/// What a host records for its fleet: a kept content of one VM, and what the VM and the host may hold.
+pub fn sketches() -> Rows {
+    Rows {
+        sketches: vec![SketchRow {
+            begin_us: 1,
+            end_us: 2,
+            vm: "vm1".into(),
+            vm_kind: None,
+            uuid: None,
+            hash: 5,
+        }],
+        hosts: vec![HostRow {
+            begin_us: 1,
+            end_us: 2,
+            host_cpus: Some(8),
+            host_cores: None,
+            host_caches: Some(2),
+            host_cache_bytes: None,
+            host_memory_bytes: 1 << 34,
+            vm: Some("vm1".into()),
+            vm_kind: None,
+            uuid: None,
+            vm_owner: None,
+            vm_vcpus: Some(2),
+            vm_memory_bytes: Some(1 << 30),
+            vm_apart: Some("vm1,vm2".into()),
+            vm_pages_read: Some(7),
+            vm_pages_zero: Some(1),
+            vm_not_sketched: None,
+        }],
+        ..Rows::default()
     }
 }
 

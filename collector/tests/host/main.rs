@@ -18,6 +18,7 @@ mod reads;
 mod reference;
 mod run;
 mod sharing;
+mod sketch;
 mod tenant;
 mod top;
 mod trying;
@@ -42,6 +43,7 @@ fn main() {
         kinds_of_memory::trials(),
         reads::trials(),
         content::trials(),
+        sketch::trials(),
         unmerged::trials(),
         run::trials(),
         top::trials(),

@@ -189,7 +189,7 @@ fn leaves() {
     let ksm = Ksm::start();
     let tenants = pairs(&ksm);
     let before = cpus(tenants[0].pid());
-    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGXCPU] {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR2, Signal::SIGXCPU] {
         let dir = tempfile::tempdir().unwrap();
         let top = format!("top{}", vm_flags(&tenants));
         let terminal = Terminal::start(dir.path(), (80, 24), &script(dir.path(), &top));

@@ -17,7 +17,9 @@ use huddle_model::id::XenDomainId;
 use huddle_model::vm::Vm;
 
 use huddle_sharing::content::candidates::{self, HashGroups as SlotGroups};
-use huddle_sharing::content::{ContentScan, ContentSettings, GuestMemory, Hashed, Slot, Throttle};
+use huddle_sharing::content::{
+    ContentScan, ContentSettings, GuestMemory, Hashed, SketchSettings, Sketches, Slot, Throttle, sketch,
+};
 use huddle_sharing::{Measurement, SharingError, UnmeasuredVm};
 
 use crate::toolstack::{BATCH_PAGES, DomainRef, ForeignMemory, ListDomains, PAGE_BYTES, XenError};
@@ -63,6 +65,22 @@ pub fn hash_domains(
     let hashed = scan.hash_memory(&mut memory, vms.len())?;
     memory.close(|vm| &vms[vm].name)?;
     Ok(hashed)
+}
+
+/// Like [`content::sketch_processes`](huddle_sharing::content::sketch_processes), but for domains.
+///
+/// # Errors
+/// As [`measure_domains`].
+pub fn sketch_domains(
+    settings: &SketchSettings,
+    memory: &mut dyn ForeignMemory,
+    domains: &mut ListDomains<'_>,
+    vms: &[Vm],
+) -> Result<Sketches, SharingError> {
+    let mut memory = DomainMemory::open(memory, domains, &wanted(vms)?)?;
+    let sketches = sketch(&mut memory, vms.len(), settings)?;
+    let (unmeasured, notes) = memory.close(|vm| &vms[vm].name)?;
+    Ok(Sketches { vms: sketches, unmeasured, notes })
 }
 
 /// A page of a domain that may be equal to others.

@@ -24,7 +24,7 @@ pub use client::{AttachError, Viewer};
 pub use server::{ServeError, Server, Sources};
 
 /// Version of the protocol; both sides must have the same.
-pub const PROTOCOL: &str = "huddle/attach/3";
+pub const PROTOCOL: &str = "huddle/attach/4";
 
 /// The name of the socket in the state directory.
 pub const SOCKET_FILE: &str = "attach.sock";

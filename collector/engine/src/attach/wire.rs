@@ -10,6 +10,7 @@ use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::event::Event;
 use huddle_model::ksm::KsmState;
+use huddle_model::left_out::LeftOutVms;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
@@ -77,6 +78,7 @@ pub struct LineRound {
     ksm: Availability<KsmState>,
     topology: Part<Availability<Arc<Topology>>>,
     vms: Part<Arc<Vec<Vm>>>,
+    left_out: Availability<LeftOutVms>,
     matrix: MatrixPart,
     plan: Part<Availability<Arc<Plan>>>,
     pinning: Pinning,
@@ -145,6 +147,7 @@ fn round_without(round: &Round, before: Option<&Round>) -> LineRound {
         ksm: round.ksm.clone(),
         topology: part(topology, before.is_some_and(|before| is_same(topology, &before.topology))),
         vms: part(vms, before.is_some_and(|before| Arc::ptr_eq(vms, &before.vms) || *vms == before.vms)),
+        left_out: round.left_out.clone(),
         matrix,
         plan: part(plan, before.is_some_and(|before| is_same(plan, &before.plan))),
         pinning: round.pinning.clone(),
@@ -228,6 +231,7 @@ fn complete(round: LineRound, before: Option<&Round>) -> Option<Round> {
         ksm: round.ksm,
         topology: filled(round.topology, before.map(|before| &before.topology))?,
         vms: filled(round.vms, before.map(|before| &before.vms))?,
+        left_out: round.left_out,
         matrix: match round.matrix {
             MatrixPart::New(matrix) => matrix,
             MatrixPart::Unchanged { duration_ms } => {

@@ -16,18 +16,18 @@ use huddle_model::matrix::{Method, Weigh};
 use huddle_model::schema::EventFact;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
-use huddle_observe::observer::{HostObserver, Sources};
+use huddle_observe::observer::{HostObserver, Sources as ObserverSources};
 use huddle_observe::perf::VcpuCounters;
 use huddle_observe::probes::pass::FullScansTrigger;
 use huddle_observe::probes::{ProbeConfig, Probes};
 use huddle_observe::reported::ReportSocket;
 use huddle_observe::resctrl::Resctrl;
-use huddle_sharing::content::{ContentScan, ContentSettings};
+use huddle_sharing::content::{ContentScan, ContentSettings, SketchSettings, Sketches, sketch_processes};
 use huddle_sharing::{KernelAccess, KernelMappings, MergedScan, SharingError, frames_visible};
 
 use super::idle::WatchedPasses;
 use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Terms, undoers};
-use crate::{HostContents, HostFacts, HostSharing, HostVms};
+use crate::{HostContents, HostFacts, HostSharing, HostVms, Sources};
 
 /// How often `full_scans` is read: far more often than a pass completes, and cheap.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -73,6 +73,14 @@ impl HostBackend {
                 Box::new(HostContents(ContentScan::new(self.root.clone(), self.sharing.content)))
             }
             Some(Method::Merged | Method::Events | Method::File) | None => Box::new(HostSharing(self.scan())),
+        }
+    }
+
+    fn replaceable(&self) -> Sources {
+        Sources {
+            vms: Box::new(HostVms(self.discoverer())),
+            sharing: self.sharing_source(),
+            host: Box::new(HostFacts { root: self.root.clone(), cache_level: self.cache_level }),
         }
     }
 
@@ -195,12 +203,11 @@ impl Backend for HostBackend {
             Method::Content => ContentScan::new(self.root.clone(), content).measure(vms),
             Method::Merged | Method::Events | Method::File => self.scan().measure(vms),
         };
-        measured.map_err(|error| match error {
-            SharingError::FramesHidden { .. } | SharingError::MemoryHidden { .. } => {
-                BackendError::host(error)
-            }
-            _ => BackendError::failed(error),
-        })
+        measured.map_err(why_not_measured)
+    }
+
+    fn sketch(&self, settings: &SketchSettings, vms: &[Vm]) -> Result<Sketches, BackendError> {
+        sketch_processes(&self.root, settings, vms).map_err(why_not_measured)
     }
 
     fn pinner(&self, journal: Journal) -> Result<HostPinner, BackendError> {
@@ -210,6 +217,10 @@ impl Backend for HostBackend {
 
     fn events(&self) -> Vec<EventFact> {
         self.counters.event_set(&self.root).map_or_else(|_| Vec::new(), |events| events.facts())
+    }
+
+    fn sources(&self) -> Option<Sources> {
+        Some(self.replaceable())
     }
 
     fn stages(
@@ -229,16 +240,24 @@ impl Backend for HostBackend {
         let counters = VcpuCounters::new(root.clone(), events);
         let resctrl = Resctrl::open(root).into();
         let passes = self.pass_trigger(&mut probes)?;
-        let sources = Sources { probes, counters, resctrl, reports };
+        let observed = ObserverSources { probes, counters, resctrl, reports };
+        let Sources { vms, sharing, host } = self.replaceable();
         Ok(Stages {
-            vms: Box::new(HostVms(self.discoverer())),
-            sharing: self.sharing_source(),
+            vms,
+            sharing,
             // KSM merges by itself.
             merger: None,
-            host: Box::new(HostFacts { root: root.clone(), cache_level: self.cache_level }),
-            observer: Box::new(HostObserver::new(root.clone(), sources)),
+            host,
+            observer: Box::new(HostObserver::new(root.clone(), observed)),
             passes,
         })
+    }
+}
+
+fn why_not_measured(error: SharingError) -> BackendError {
+    match error {
+        SharingError::FramesHidden { .. } | SharingError::MemoryHidden { .. } => BackendError::host(error),
+        _ => BackendError::failed(error),
     }
 }
 

@@ -22,9 +22,11 @@ use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::perf::{EventChoice, EventSet, Scope};
 use huddle_observe::reported::ReportSocket;
 use huddle_sharing::ReadSettings;
-use huddle_sharing::content::ContentSettings;
+use huddle_sharing::content::{ContentSettings, SketchSettings, Sketches};
 use huddle_xen::affinity::XenAffinities;
 use huddle_xen::merging::UndoSharing;
+
+use crate::Sources;
 
 pub use self::host::HostBackend;
 pub use self::xen::XenBackend;
@@ -187,6 +189,12 @@ pub trait Backend {
         vms: &[Vm],
     ) -> Result<Measurement, BackendError>;
 
+    /// Sketches of what VMs hold.
+    ///
+    /// # Errors
+    /// A privilege is missing.
+    fn sketch(&self, settings: &SketchSettings, vms: &[Vm]) -> Result<Sketches, BackendError>;
+
     /// The event that is to be counted for each role and what it counts, for recordings; none where vCPUs have no
     /// counters.
     fn events(&self) -> Vec<EventFact> {
@@ -198,6 +206,12 @@ pub trait Backend {
     /// # Errors
     /// The hypervisor cannot be reached.
     fn pinner(&self, journal: Journal) -> Result<HostPinner, BackendError>;
+
+    /// The stages of a running loop that can be replaced by those of this backend, where they have other settings; `None`
+    /// where a loop has to be started again for that.
+    fn sources(&self) -> Option<Sources> {
+        None
+    }
 
     /// The stages of a loop. `state` is the locked state directory of a loop that may change the host.
     ///

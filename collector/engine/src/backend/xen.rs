@@ -13,8 +13,9 @@ use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::reported::{ReportSocket, Reports};
 use huddle_sharing::SharingError;
-use huddle_sharing::content::{ContentScan, ContentSettings};
+use huddle_sharing::content::{ContentScan, ContentSettings, SketchSettings, Sketches};
 use huddle_xen::affinity::XenAffinities;
+use huddle_xen::contents::sketch_domains;
 use huddle_xen::merging::{MergeSettings, Xen};
 use huddle_xen::observer::XenObserver;
 use huddle_xen::stages::{Interval, Merging, XenContents, XenFacts};
@@ -141,10 +142,13 @@ impl Backend for XenBackend {
                 "Xen does not report which frames domains share; measure with --method content what they could share",
             ));
         }
-        self.contents(content)?.scan(vms).map_err(|error| match error {
-            SharingError::MemoryHidden { .. } => BackendError::host(error),
-            _ => BackendError::failed(error),
-        })
+        self.contents(content)?.scan(vms).map_err(why_not_measured)
+    }
+
+    fn sketch(&self, settings: &SketchSettings, vms: &[Vm]) -> Result<Sketches, BackendError> {
+        let mut memory = huddle_xen::open_memory(&self.root).map_err(BackendError::host)?;
+        let toolstack = self.toolstack()?;
+        sketch_domains(settings, &mut *memory, &mut || toolstack.domains(), vms).map_err(why_not_measured)
     }
 
     fn pinner(&self, journal: Journal) -> Result<HostPinner, BackendError> {
@@ -174,5 +178,12 @@ impl Backend for XenBackend {
             observer: Box::new(XenObserver::new(self.toolstack()?, monitor, reports)),
             passes: Box::new(Interval::new(every)),
         })
+    }
+}
+
+fn why_not_measured(error: SharingError) -> BackendError {
+    match error {
+        SharingError::MemoryHidden { .. } => BackendError::host(error),
+        _ => BackendError::failed(error),
     }
 }

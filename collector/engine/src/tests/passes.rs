@@ -24,7 +24,7 @@ impl PassTrigger for Often {
 
 /// Never reports a pass, and says why from the second look on.
 #[derive(Default)]
-struct Idle {
+pub(super) struct Idle {
     looks: u32,
 }
 

@@ -1,3 +1,4 @@
+use huddle_model::topology::DomainId;
 use huddle_testing::machines::{self, Machine};
 
 use super::*;
@@ -31,6 +32,11 @@ fn two_sockets() -> (tempfile::TempDir, HostRoot) {
             write(format!("{at}/type"), kind);
             write(format!("{at}/size"), size);
             write(format!("{at}/shared_cpu_list"), shared);
+            // The instructions' cache reports no ways, and 0 is what kernels print where they do not know.
+            if index != 1 {
+                write(format!("{at}/ways_of_associativity"), ["12", "", "16", "0"][index]);
+                write(format!("{at}/coherency_line_size"), "64");
+            }
         }
     }
     (dir, root)
@@ -51,6 +57,48 @@ fn domains_are_drawn_at_the_default_and_the_asked_level() {
     assert_eq!(read(&root, Some(2)).unwrap().domains().len(), 4);
     let error = read(&root, Some(4)).unwrap_err().to_string();
     assert!(error.contains("level 4") && error.contains("1, 2, 3"), "{error}");
+}
+
+/// 0 is what the kernel has for unknown.
+#[test]
+fn ways_and_lines_are_those_of_the_level() {
+    let (_dir, root) = two_sockets();
+    let write = |cpu: u32, index: u32, name: &str, text: &str| {
+        std::fs::write(root.sys(format!("{CPUS}/cpu{cpu}/cache/index{index}/{name}")), text).unwrap();
+    };
+    let of = |domain, ways| CacheSets { domain: DomainId(domain), ways, line_bytes: Some(64) };
+    assert_eq!(read(&root, None).unwrap().sets(), [of(0, None), of(1, None)], "0 is no number of ways");
+    write(0, 2, "ways_of_associativity", "8\n");
+    write(0, 3, "ways_of_associativity", "20\n");
+    assert_eq!(read(&root, None).unwrap().sets(), [of(0, Some(20)), of(1, None)]);
+    let pairs = [of(0, Some(8)), of(1, Some(16)), of(2, Some(16)), of(3, Some(16))];
+    assert_eq!(read(&root, Some(2)).unwrap().sets(), pairs);
+    std::fs::remove_file(root.sys(format!("{CPUS}/cpu4/cache/index3/ways_of_associativity"))).unwrap();
+    std::fs::remove_file(root.sys(format!("{CPUS}/cpu4/cache/index3/coherency_line_size"))).unwrap();
+    assert_eq!(read(&root, None).unwrap().sets(), [of(0, Some(20))], "nothing is known of the other");
+    write(4, 3, "coherency_line_size", "many\n");
+    let error = read(&root, None).unwrap_err().to_string();
+    assert!(error.contains("cpu4/cache/index3/coherency_line_size") && error.contains("many"), "{error}");
+}
+
+#[test]
+fn ways_and_lines_are_read_and_unknown_ones_are_none() {
+    let (_dir, root) = two_sockets();
+    let found = cache_geometries(&root, &"0-7".parse().unwrap()).unwrap();
+    let of = |cpus: &str, level| {
+        let is_it = |cache: &&HostCache| {
+            cache.info.shared_cpus.to_string() == cpus
+                && cache.info.level == level
+                && !cache.info.instruction_only
+        };
+        found.iter().find(is_it).map(|cache| (cache.ways, cache.line_bytes))
+    };
+    assert_eq!(of("2-3", 1), Some((Some(12), Some(64))));
+    assert_eq!(of("2-3", 2), Some((Some(16), Some(64))));
+    assert_eq!(of("4-7", 3), Some((None, Some(64))), "0 is no number of ways");
+    let instructions = found.iter().find(|cache| cache.info.instruction_only).unwrap();
+    assert_eq!((instructions.ways, instructions.line_bytes), (None, None));
+    assert_eq!(found.len(), caches(&root, &"0-7".parse().unwrap()).unwrap().len());
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! - [`table`]: the segments of a table, and which of them are missing.
 //! - [`columns`]: whether the columns of a segment, whoever wrote it, can be read without a loss; [`rewrite`] brings such a
 //!   segment into the form of the recorder's.
+//! - [`summary`]: the result of an experiment, which is not a recording and stands beside some.
 //! - [`guarded`]: catches panics of libraries on damaged segments of older recordings, which have no checksums.
 
 pub mod columns;
@@ -20,8 +21,10 @@ pub mod notes;
 pub mod regular;
 pub mod rewrite;
 pub mod segment;
+pub mod summary;
 pub mod table;
 
 pub use manifest::{ManifestFault, read_manifest};
 pub use segment::{Checked, FileId, Origin, SegmentFault, SegmentName, check_segment};
+pub use summary::{MAX_SUMMARY_BYTES, SummaryFault, read_summary};
 pub use table::{Listing, TableFault, list_segments};

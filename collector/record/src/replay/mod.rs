@@ -19,15 +19,16 @@ mod tests;
 
 mod window;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
 use huddle_model::event::Event;
 use huddle_model::observation::Observation;
-use huddle_model::schema::{Manifest, Row, Table, TrialRow};
+use huddle_model::schema::{EventRow, Manifest, Row, Table, TrialRow};
 use huddle_model::stats::Estimate;
+use huddle_model::text::plain;
 use huddle_model::topology::Topology;
 use huddle_model::trial::{Arm, Comparison, Decision, Evidence, Objective, Phase, UnknownObjective};
 use huddle_model::update::Step;
@@ -59,6 +60,8 @@ pub struct Recording {
     tables: Vec<TableFiles>,
     positions: Vec<Position>,
     decisions: Vec<Decision>,
+    /// Their texts, which recordings of earlier versions have as events too.
+    decided: HashSet<String>,
     objective: Option<Objective>,
     warnings: Vec<String>,
     notes: Notes,
@@ -111,6 +114,7 @@ impl Recording {
             tables,
             positions,
             objective: trials.iter().find_map(|row| row.objective.parse().ok()),
+            decided: decisions.iter().map(|decision| plain(&decision.to_string()).into_owned()).collect(),
             decisions,
             warnings,
             notes,
@@ -273,6 +277,8 @@ impl Recording {
 
     fn round_rows(&mut self, round: u64) -> RoundRows {
         let mut problems = Vec::new();
+        let mut events: Vec<EventRow> = self.rows(round, &mut problems);
+        events.retain(|event| event.vm.is_some() || !self.decided.contains(&event.message));
         let mut sharing = Pairs::default();
         // This table has most of the rows, and most of each row is repeated names.
         let files = &self.tables[Table::Sharing as usize];
@@ -287,7 +293,7 @@ impl Recording {
             vms: self.rows(round, &mut problems),
             placements: self.rows(round, &mut problems),
             groups: self.rows(round, &mut problems),
-            events: self.rows(round, &mut problems),
+            events,
             has_gaps: self.tables[Table::Vms as usize].has_gaps || !problems.is_empty(),
             problems,
         }

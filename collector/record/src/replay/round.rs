@@ -93,6 +93,7 @@ pub(super) fn rebuild(
         in_force: Arc::new(in_force(&rows.placements)),
         topology,
         vms: Arc::new(vms),
+        left_out: not_recorded("what else looked like a VM"),
         events,
         own_cpu_us: decision
             .and_then(|decision| decision.own_cpu_us)

@@ -25,7 +25,14 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     }
     let context = Context::new(common)?;
     if let Some(dir) = &args.replay {
-        return what_if::run(common.format, context.policy, context.weigh, dir, args.at);
+        return what_if::run(
+            common.format,
+            context.policy,
+            context.weigh,
+            &context.config.plan,
+            dir,
+            args.at,
+        );
     }
     let topology = match &args.topology {
         Some(path) => read(path, "topology", Topology::from_json)?,

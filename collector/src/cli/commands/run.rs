@@ -1,30 +1,60 @@
 //! `huddle run`.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use huddle_engine::publish::{Delivery, Subscriber};
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::observation::{LossObservation, Observation};
-use huddle_model::text::counted;
+use huddle_model::text::{counted, plain};
 use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
+use huddle_record::RecorderLimits;
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format, RunArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
+use crate::cli::log::is_journal;
 use crate::cli::looping::{self, Loop};
+use crate::cli::metrics::EarlySocket;
+use crate::cli::runs::new_run;
+use crate::cli::service::{Manager, Reloader};
+use crate::cli::signals::Hangup;
 use crate::cli::table::print_json;
 
-pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
+pub(crate) fn run(common: &Common, args: &RunArgs, early: EarlySocket) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let runtime = looping::runtime()?;
-    let options = looping::options(&context, &args.looping, args.rounds);
+    let mut looping = args.looping.clone();
+    let record = &context.config.record;
+    if let Some(directory) = record.directory.as_deref().filter(|_| looping.record.is_none()) {
+        let total = RecorderLimits::default().recording.max_total_bytes.unwrap_or(u64::MAX);
+        let total = record.total_max_mib.map_or(total, |mib| mib << 20);
+        looping.record = Some(new_run(directory, total)?);
+    }
+    let options = looping::options(&context, &looping, args.rounds);
     let end = runtime.block_on(async {
-        let (parts, signals) = Loop::prepare(&context, &args.looping)?;
+        // Before anything is changed: from now on SIGHUP does not end the process.
+        let reloader = Reloader::listen(common, looping::choice(&looping))?;
+        let hangup = if reloader.is_some() { Hangup::Reloads } else { Hangup::Ends };
+        let (mut parts, signals) = Loop::prepare(&context, &looping, hangup, early)?;
         let (channels, viewer) = looping::channels();
+        let manager = Manager::default();
+        if let Some(reloader) = reloader {
+            let (text, to_loop) = (context.config_text.clone(), parts.replacements());
+            tokio::spawn(reloader.serve(text, to_loop, manager.clone()));
+        }
+        if Manager::is_there() {
+            tokio::spawn(manager.clone().follow(parts.progress(), channels.subscribe()));
+        }
         let reader = tokio::spawn(follow(viewer.steps, common.format));
-        let end = parts.run(signals.wait(), channels, options).await;
+        let stop = async {
+            signals.wait().await;
+            manager.stopping();
+        };
+        let end = parts.run(stop, channels, options).await;
         let logged = reader.await.context("the log stopped early").map_err(Failure::Failed)?;
         end.and_then(|end| logged.map(|()| end))
     })?;
@@ -34,7 +64,8 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
 /// Logs each round as it comes: a readable line on stderr, or a line of JSON on stdout. Windows of observation in
 /// between are summed up until then; their events are logged at once.
 async fn follow(mut steps: Subscriber<Step>, format: Format) -> Result<(), Failure> {
-    let mut log = Log { format, view: None, cost: CostSoFar::default() };
+    let is_brief = is_journal();
+    let mut log = Log { format, is_brief, view: None, cost: CostSoFar::default() };
     while let Some(delivery) = steps.next().await {
         match delivery {
             Delivery::Next(step) => log.take(&step)?,
@@ -46,13 +77,15 @@ async fn follow(mut steps: Subscriber<Step>, format: Format) -> Result<(), Failu
             }
         }
     }
-    log.cost.log();
+    log.cost.log(is_brief);
     Ok(())
 }
 
 /// The log of a loop.
 struct Log {
     format: Format,
+    /// Rounds in which nothing changed, and own costs, are of level debug: a service runs for ever.
+    is_brief: bool,
     /// What was logged so far.
     view: Option<View>,
     cost: CostSoFar,
@@ -60,23 +93,26 @@ struct Log {
 
 impl Log {
     fn take(&mut self, updates: &[Update]) -> Result<(), Failure> {
+        let before = self.view.as_ref().map(|view| Arc::clone(&view.round));
         View::follow(&mut self.view, updates);
         for update in updates {
             match update {
                 Update::Window(Availability::Available(seen)) => self.cost.add(seen),
-                Update::Round(round) => self.take_round(round)?,
+                Update::Round(round) => self.take_round(round, before.as_deref())?,
                 Update::Event(event) => log_events(std::slice::from_ref(event)),
-                // These have an event, which is logged.
-                Update::Window(_) | Update::Switch { .. } | Update::Comparison(_) | Update::Decision(_) => {}
+                Update::Decision(decision) => tracing::info!("{}", plain(&decision.to_string())),
+                // What they change is in an event, a decision or the next round.
+                Update::Window(_) | Update::Switch { .. } | Update::Comparison(_) => {}
             }
         }
         Ok(())
     }
 
-    fn take_round(&mut self, round: &Round) -> Result<(), Failure> {
+    fn take_round(&mut self, round: &Round, before: Option<&Round>) -> Result<(), Failure> {
         log_events(&round.events);
-        log_round(round);
-        self.cost.log();
+        let is_unchanged = before.is_some_and(|before| is_unchanged(round, before));
+        log_round(round, self.is_brief && is_unchanged);
+        self.cost.log(self.is_brief);
         if self.format == Format::Json {
             print_json(&RoundLine::of(round, &self.cost))?;
         }
@@ -95,7 +131,15 @@ fn log_events(events: &[Event]) {
     }
 }
 
-fn log_round(round: &Round) {
+/// Whether a round found the VMs of the one before and left them where they were.
+fn is_unchanged(round: &Round, before: &Round) -> bool {
+    let moved = round.pinning.outcome().is_some_and(|pinned| pinned.changed > 0);
+    let names = |round: &Round| round.vms.iter().map(|vm| (vm.name.clone(), vm.id)).collect::<Vec<_>>();
+    !moved && round.pinning.reason() == before.pinning.reason() && names(round) == names(before)
+}
+
+/// A line about a round, of level debug if it is `minor`.
+fn log_round(round: &Round, minor: bool) {
     let shared = match round.plan.value().map(|plan| (plan.shared_within, plan.shared_total)) {
         Some((Some(within), Some(total))) if round.pinning.outcome().is_none() => {
             format!("{within} of {total} shared frames would be within domains")
@@ -110,12 +154,16 @@ fn log_round(round: &Round) {
         Availability::Unavailable(reason) => format!("own CPU time unavailable: {reason}"),
     };
     let moved = round.pinning.outcome().map(|pinned| pinned.changed.to_string());
-    tracing::info!(
+    let line = format!(
         "round {}: {}, {shared}, {} moved, took {took_ms} ms, {cost}",
         round.number,
         counted(round.vms.len(), "VM"),
         counted(moved.as_deref().unwrap_or("no"), "vCPU"),
     );
+    match minor {
+        true => tracing::debug!("{line}"),
+        false => tracing::info!("{line}"),
+    }
 }
 
 /// Shortest time of whose cost there is a line.
@@ -162,34 +210,40 @@ impl CostSoFar {
         self.lost_events = sum(self.lost_events, seen.losses.value().map(LossObservation::total));
     }
 
-    fn log(&self) {
+    /// The shares are of level debug if they are `minor`; losses never are.
+    fn log(&self, minor: bool) {
         if self.windows == 0 {
             return;
         }
         // What is left over at the end may be too short for a share of it to mean anything.
         if self.windows_us >= MIN_COST_US {
-            self.log_shares();
+            self.log_shares(minor);
         }
         match self.lost_events {
             Some(0) => {}
             Some(lost) => tracing::warn!("{lost} events were lost: a buffer or a map was full"),
+            None if minor => tracing::debug!("whether events were lost is not known"),
             None => tracing::info!("whether events were lost is not known"),
         }
     }
 
-    fn log_shares(&self) {
+    fn log_shares(&self, minor: bool) {
         let share = |part_us: Option<f64>| match part_us {
             Some(part_us) => format!("{:.3} %", 100.0 * part_us / self.windows_us.max(1) as f64),
             None => "unavailable".into(),
         };
         let us = |us: Option<u64>| share(us.map(|us| us as f64));
-        tracing::info!(
+        let line = format!(
             "own cost over {:.1} s, of one core: process {}, of that reading {}; BPF programs {}",
             self.windows_us as f64 / 1e6,
             us(self.own_cpu_us),
             us(self.reading_cpu_us),
             share(self.programs_ns.map(|ns| ns as f64 / 1e3)),
         );
+        match minor {
+            true => tracing::debug!("{line}"),
+            false => tracing::info!("{line}"),
+        }
     }
 }
 

@@ -34,6 +34,10 @@ pub(crate) fn print_plan(plan: &Plan) -> Result<(), Failure> {
         (None, Some(total)) => print(format!("policy {}: {total} shared frames in all", plan.policy))?,
         _ => print(format!("policy {} (the matrix gives rates only, no frames)", plan.policy))?,
     }
+    let unavailable = plan.expected.as_ref().and_then(|expected| expected.misses_unavailable.as_ref());
+    if let Some(reason) = unavailable {
+        print(format!("no estimate of misses: {}", plain(reason)))?;
+    }
     for reason in &plan.reasons {
         // Names in it may be a stranger's: a reason is one line.
         print(format!("- {}", plain(reason)))?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::{SharingMatrix, Weigh};
-use huddle_model::plan::{Plan, Policy, WhatIf, what_if};
+use huddle_model::plan::{MissSources, Plan, PlanLimits, Policy, WhatIf, what_if};
 use huddle_model::text::{counted, utc_text};
 use huddle_model::update::Round;
 use huddle_record::replay::Recording;
@@ -38,6 +38,11 @@ struct RoundAnswer {
     recorded: Option<Planned>,
     /// What the policy would have planned.
     what_if: Availability<Planned>,
+    /// Expected misses under that for a million reads; null where working sets are not known. With `--at` the plan has
+    /// what the estimate was made from, or why there is none.
+    misses_per_million_reads: Option<u32>,
+    /// The same where the vCPUs were before.
+    now_misses_per_million_reads: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,6 +58,7 @@ pub(super) fn run(
     format: Format,
     policy: Policy,
     weigh: Weigh,
+    limits: &PlanLimits,
     dir: &Path,
     only: Option<u64>,
 ) -> Result<(), Failure> {
@@ -62,8 +68,10 @@ pub(super) fn run(
     let mut rounds = Vec::new();
     let mut before: Option<Plan> = None;
     for (position, number) in positions {
-        let recorded = recording.view(position).map_err(Failure::failed)?.round;
-        let outcome = what_if(policy, weigh, &recorded, before.as_ref());
+        let view = recording.view(position).map_err(Failure::failed)?;
+        let (recorded, seen) = (view.round, view.observation.value().map(|seen| &**seen));
+        let sources = MissSources { limits: Some(limits), seen };
+        let outcome = what_if(policy, weigh, &recorded, before.as_ref(), sources);
         if only == Some(number) {
             return one(format, outcome, recorded.matrix.value().map(|matrix| &**matrix));
         }
@@ -126,6 +134,7 @@ fn answer(round: &Round, outcome: &Availability<WhatIf>) -> RoundAnswer {
         shared_within: outcome.plan.shared_within,
         moves: Some(outcome.moves),
     });
+    let misses = outcome.value().and_then(|outcome| outcome.plan.expected.as_ref()?.misses.as_ref());
     RoundAnswer {
         round: round.number,
         begin_unix_us: round.begin_unix_us,
@@ -135,6 +144,8 @@ fn answer(round: &Round, outcome: &Availability<WhatIf>) -> RoundAnswer {
             .or_else(|| round.plan.value()?.shared_total),
         recorded,
         what_if,
+        misses_per_million_reads: misses.map(|misses| misses.misses_per_million_reads),
+        now_misses_per_million_reads: misses.and_then(|misses| misses.now_misses_per_million_reads),
     }
 }
 
@@ -187,6 +198,16 @@ fn show(policy: Policy, rounds: &[RoundAnswer]) -> Result<(), Failure> {
         "{}; of all shared frames within domains: {then} then, {what_if} by policy {policy}, which moves {}",
         counted(rounds.len(), "round"),
         counted(moves, "vCPU")
+    ))?;
+    let known: Vec<u32> = rounds.iter().filter_map(|round| round.misses_per_million_reads).collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    let mean = known.iter().map(|misses| f64::from(*misses)).sum::<f64>() / known.len() as f64 / 1000.0;
+    print(format!(
+        "estimated: {mean:.1} of a thousand reads miss the cache by policy {policy}, on average of {}; --at ROUND shows \
+         from what",
+        counted(known.len(), "round")
     ))
 }
 
@@ -198,4 +219,34 @@ fn are_alike(one: &RoundAnswer, other: &RoundAnswer) -> bool {
     (&one.shared_total, &one.recorded, &one.what_if) == (&other.shared_total, &other.recorded, &other.what_if)
         && still(other.recorded.as_ref())
         && still(other.what_if.value())
+}
+
+#[cfg(test)]
+mod tests {
+    use huddle_testing::fixtures::{SMALL, view};
+
+    use super::*;
+
+    #[test]
+    fn misses_are_estimated_where_working_sets_are_known() {
+        let round = view(SMALL, 1).round;
+        let before = what_if(Policy::Opposed, Weigh::All, &round, None, MissSources::default());
+        let before = &before.value().unwrap().plan;
+        let unknown = before.expected.as_ref().unwrap();
+        assert!(unknown.misses.is_none() && unknown.misses_unavailable.is_some(), "{unknown:?}");
+
+        let working_set_kib = round.vms.iter().map(|vm| (vm.name.clone(), 15 << 10)).collect();
+        let limits = PlanLimits { working_set_kib, ..PlanLimits::default() };
+        let sources = MissSources { limits: Some(&limits), seen: None };
+        let outcome = what_if(Policy::Sharing, Weigh::All, &round, Some(before), sources);
+        let answer = answer(&round, &outcome);
+        let (misses, now) = (answer.misses_per_million_reads, answer.now_misses_per_million_reads);
+        assert!(misses.unwrap() < now.unwrap(), "{answer:?}");
+        let said = |reason: &&String| reason.starts_with("estimated: ");
+        assert_eq!(outcome.value().unwrap().plan.reasons.iter().filter(said).count(), 1);
+        let json = serde_json::to_value(&answer).unwrap();
+        assert_eq!(json["misses_per_million_reads"], misses.unwrap());
+        let none = super::answer(&round, &Availability::Unavailable("no matrix".into()));
+        assert_eq!(serde_json::to_value(none).unwrap()["misses_per_million_reads"], serde_json::Value::Null);
+    }
 }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use huddle_host::limits::Limits;
+use huddle_metrics::MetricsSettings;
 use huddle_model::matrix::Weigh;
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
@@ -14,6 +15,7 @@ use serde::Serialize;
 use syn::{Attribute, Expr, Field, Fields, Item, ItemStruct, Lit, Meta};
 
 use super::Config;
+use super::reload::Applies;
 
 /// From the repository's root.
 const PAGE: &str = "docs/configuration.md";
@@ -31,9 +33,23 @@ struct Section {
     defaults: Option<toml::Table>,
 }
 
+impl Section {
+    /// Whether a reload applies this key of it; nothing for a table, whose keys say it.
+    fn reload(&self, key: &str) -> &'static str {
+        let table = self.toml.trim_matches(['[', ']', '\n']);
+        let is_table = |section: &Section| section.toml.trim_end() == format!("[{key}]");
+        match table {
+            "" if sections().iter().any(is_table) => "",
+            "" => Applies::of(key).name(),
+            table => Applies::of(&format!("{table}.{key}")).name(),
+        }
+    }
+}
+
 fn sections() -> Vec<Section> {
     let limits = "collector/host/src/limits.rs";
     let plan = "model/src/plan/limits.rs";
+    let metrics = "collector/metrics/src/settings.rs";
     let trial = "model/src/trial/settings.rs";
     let section =
         |heading, toml, source, type_name, defaults| Section { heading, toml, source, type_name, defaults };
@@ -49,6 +65,13 @@ fn sections() -> Vec<Section> {
         of_config("`[counters]`", "[counters]\n", "CounterSettings"),
         section("`[trial]`", "[trial]\n", trial, "TrialSettings", Some(table(&TrialSettings::default()))),
         of_config("`[record]`", "[record]\n", "RecordSettings"),
+        section(
+            "`[metrics]`",
+            "[metrics]\n",
+            metrics,
+            "MetricsSettings",
+            Some(table(&MetricsSettings::default())),
+        ),
         of_config("`[xen]`", "[xen]\n", "XenSettings"),
         of_config("`[top]`", "[top]\n", "TopSettings"),
     ]
@@ -141,7 +164,9 @@ fn of_path(path: &syn::Path, field: &str) -> String {
         "Vec" => format!("array of {}", plural(&inner[0])),
         "BTreeMap" => format!("table of {}", plural(&inner[1])),
         "bool" => "boolean".into(),
-        "u8" | "u32" | "u64" | "i32" | "NonZeroU32" => "integer".into(),
+        "u8" | "u32" | "u64" | "i32" | "usize" | "NonZeroU32" => "integer".into(),
+        "KeepTime" => "time such as `\"10m\"`".into(),
+        "Listen" => "address with port, or `unix:` and a path".into(),
         "f64" => "number".into(),
         "Share" => "number above 0, at most 1".into(),
         "ReadWindow" => "integer from 1 to 60000".into(),
@@ -232,7 +257,9 @@ fn configuration_page() -> String {
         if section.type_name == "Config" {
             write!(
                 page,
-                "{about}\n\nThis page is made from the types in `{CONFIG}`; a test fails when it is old. \
+                "{about}\n\nThe column `reload` says whether a [service](install.md) applies the key when its configuration is \
+                 reloaded, or only when it is started again. On Xen a reload applies `policy` and `[plan]` only.\n\n\
+                 This page is made from the types in `{CONFIG}`; a test fails when it is old. \
                  `{WRITE}=1 cargo test --package huddle configuration_page` writes it.\n"
             )
             .unwrap();
@@ -241,11 +268,12 @@ fn configuration_page() -> String {
         if section.type_name != "Config" {
             write!(page, "{about}\n\n").unwrap();
         }
-        page.push_str("| key | value | default | meaning |\n|---|---|---|---|\n");
+        page.push_str("| key | value | default | reload | meaning |\n|---|---|---|---|---|\n");
         for field in fields(&item) {
             let (meaning, default) = meaning_and_default(field, section.defaults.as_ref());
             let (name, value) = (field.ident.as_ref().unwrap(), value_of(field));
-            writeln!(page, "| `{name}` | {value} | {default} | {meaning} |").unwrap();
+            let reload = section.reload(&name.to_string());
+            writeln!(page, "| `{name}` | {value} | {default} | {reload} | {meaning} |").unwrap();
         }
     }
     keys(&mut page);

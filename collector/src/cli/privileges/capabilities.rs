@@ -23,7 +23,7 @@ const AFFINITIES: &[Capability] = &[Capability::CAP_SYS_NICE];
 fn needed(mode: Mode) -> impl Iterator<Item = Capability> {
     let groups: &[&[Capability]] = match mode {
         Mode::Offline => &[FILES],
-        Mode::Contents => &[VMS],
+        Mode::Contents | Mode::Sketch => &[VMS],
         Mode::Frames | Mode::Watch => &[VMS, FRAMES],
         Mode::Examine | Mode::Pin | Mode::Loop => &[VMS, FRAMES, AFFINITIES],
         Mode::Restore => &[VMS, AFFINITIES],
@@ -69,7 +69,7 @@ mod tests {
             let pins = matches!(mode, Mode::Pin | Mode::Loop | Mode::Restore | Mode::Examine);
             assert_eq!(kept.contains(&Capability::CAP_SYS_NICE), pins, "{mode:?}");
             assert_eq!(kept.contains(&Capability::CAP_SYS_PTRACE), mode != Mode::Offline, "{mode:?}");
-            let frames = !matches!(mode, Mode::Offline | Mode::Contents | Mode::Restore);
+            let frames = !matches!(mode, Mode::Offline | Mode::Contents | Mode::Sketch | Mode::Restore);
             assert_eq!(kept.contains(&Capability::CAP_SYS_ADMIN), frames, "{mode:?}");
         }
     }

@@ -14,6 +14,8 @@ pub(super) enum Mode {
     Offline,
     /// Finds VMs and reads their contents.
     Contents,
+    /// As [`Mode::Contents`], and records.
+    Sketch,
     /// Finds VMs and reads which frames they map.
     Frames,
     /// Tries everything out, and changes nothing.
@@ -29,9 +31,10 @@ pub(super) enum Mode {
 }
 
 #[cfg(test)]
-const MODES: [Mode; 8] = [
+const MODES: [Mode; 9] = [
     Mode::Offline,
     Mode::Contents,
+    Mode::Sketch,
     Mode::Frames,
     Mode::Examine,
     Mode::Watch,
@@ -46,6 +49,7 @@ impl Mode {
         match command {
             Command::Doctor => Self::Examine,
             Command::Vms => Self::Contents,
+            Command::Sketch(_) => Self::Sketch,
             Command::Matrix(matrix) if matrix.method == Some(MethodArg::Content) => Self::Contents,
             Command::Matrix(_) => Self::Frames,
             Command::Plan(plan) if plan.matrix.is_some() || plan.replay.is_some() => Self::Offline,

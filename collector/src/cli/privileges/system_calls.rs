@@ -173,6 +173,7 @@ fn allowed(mode: Mode) -> impl Iterator<Item = i64> {
     let more: &[&[i64]] = match mode {
         Mode::Offline => &[],
         Mode::Contents => &[PROCESSES],
+        Mode::Sketch => &[PROCESSES, FILES, FILES_OLD],
         Mode::Frames => &[PROCESSES, PROBES],
         Mode::Examine => &[PROCESSES, PROBES, FILES, FILES_OLD],
         Mode::Watch => &[PROCESSES, PROBES, FILES, FILES_OLD, SERVE],

@@ -1,9 +1,11 @@
-//! `huddle top`: a screen for a loop of this process or of another one, or for a recording.
+//! `huddle top`: a screen for a loop of this process or of another one, for a recording, or for the result of an
+//! experiment.
 
 mod attached;
 mod dry_run;
 mod live;
 mod replay;
+mod result;
 mod screen;
 
 use std::path::Path;
@@ -11,22 +13,24 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use huddle_engine::attach::{SOCKET_FILE, Viewer};
 use huddle_model::command::LoopCommand;
-use huddle_record::replay::Recording;
+use huddle_record::replay::{Recording, ReplayError};
 use huddle_tui::Action;
 
 use self::attached::Attached;
 use self::live::Live;
 use self::replay::Replayed;
-use self::screen::Screen;
+use self::result::ShownResult;
+use self::screen::{Feed, Screen};
 use super::what_if::log_warnings;
 use crate::cli::args::{Common, Format, TopArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::log::Log;
 use crate::cli::looping::{self, Loop};
-use crate::cli::signals::StopSignals;
+use crate::cli::metrics::EarlySocket;
+use crate::cli::signals::{Hangup, StopSignals};
 
-pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Failure> {
+pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log, early: EarlySocket) -> Result<(), Failure> {
     if common.format == Format::Json {
         return Err(Failure::usage(anyhow!(
             "huddle top draws on a terminal; for JSON use `huddle run --format json`"
@@ -36,16 +40,16 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Fail
     match (&args.attach, &args.replay) {
         (Some(socket), _) => attached(&context, socket.as_deref(), args, log),
         (None, Some(dir)) => replayed(&context, dir, args, log),
-        (None, None) => live(&context, args, log),
+        (None, None) => live(&context, args, log, early),
     }
 }
 
 /// Runs the loop and shows it.
-fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
+fn live(context: &Context, args: &TopArgs, log: &Log, early: EarlySocket) -> Result<(), Failure> {
     let runtime = looping::runtime()?;
     let options = looping::options(context, &args.looping, None);
     let entered = runtime.enter();
-    let (parts, signals) = Loop::prepare(context, &args.looping)?;
+    let (parts, signals) = Loop::prepare(context, &args.looping, Hangup::Ends, early)?;
     let screen = Screen::enter(&context.config.top, args.ascii)?;
     drop(entered);
     // Dropped after the screen is left, so that buffered log lines are readable then.
@@ -96,16 +100,28 @@ fn attached(context: &Context, socket: Option<&Path>, args: &TopArgs, log: &Log)
     })
 }
 
-/// Shows a recording; nothing is read from the host.
+/// Shows a recording, or the result of an experiment; nothing is read from the host.
 fn replayed(context: &Context, dir: &Path, args: &TopArgs, log: &Log) -> Result<(), Failure> {
-    let recording = Recording::open(dir).map_err(Failure::failed)?;
-    log_warnings(&recording);
+    match Recording::open(dir) {
+        Ok(recording) => {
+            log_warnings(&recording);
+            show_replay(context, Replayed::new(recording), args, log)
+        }
+        Err(ReplayError::NoRecording(_)) => {
+            let result = ShownResult::open(dir).map_err(Failure::failed)?;
+            show_replay(context, result, args, log)
+        }
+        Err(error) => Err(Failure::failed(error)),
+    }
+}
+
+fn show_replay(context: &Context, feed: impl Feed, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     looping::runtime()?.block_on(async {
         let signals = StopSignals::listen()?;
         let screen = Screen::enter(&context.config.top, args.ascii)?;
         let held = log.hold();
         let end = tokio::select! {
-            ended = screen.show(Replayed::new(recording)) => ended,
+            ended = screen.show(feed) => ended,
             () = signals.wait() => Ok(()),
         };
         drop(held);
@@ -128,6 +144,7 @@ fn command_of(action: Action) -> Result<Option<LoopCommand>, String> {
             LoopCommand::StartRecording { dir }
         }
         Action::StopRecording => LoopCommand::StopRecording,
+        Action::SaveLast => LoopCommand::SaveLast,
         _ => return Ok(None),
     }))
 }

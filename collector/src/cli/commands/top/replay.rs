@@ -29,6 +29,7 @@ impl Replayed {
             span_unix_us: recording.span_unix_us(),
             is_playing: true,
             speed: Speed::ONE,
+            experiment: None,
         };
         let missing = match recording.warnings() {
             [] => None,

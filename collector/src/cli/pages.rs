@@ -1,0 +1,9 @@
+use clap::CommandFactory as _;
+
+use super::args::Args;
+
+/// Also writes them for packages (`cargo xtask dist`).
+#[test]
+fn every_command_has_a_page_and_completions() {
+    huddle_testing::pages::check(Args::command);
+}
