@@ -7,11 +7,14 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use huddle_model::fleet::MoveLimits;
 use huddle_model::schema::Table;
 use serde::Serialize;
 
 use crate::compare::{By, Comparison};
 use crate::export::{ExportAs, ExportFormat, export};
+use crate::fleet::{FleetLimits, LoadedFleet, ProposedMoves};
+use crate::misses::{Misses, write_csv};
 use crate::report::Report;
 use crate::run::RunDir;
 use crate::sharing::Sharing;
@@ -23,7 +26,7 @@ use crate::{AnalysisError, summary, validate};
 /// Analyses recordings of huddle.
 ///
 /// RUN is the directory of a run (`huddle run --record DIR`), a tree of host=NAME/run=ID directories, or a
-/// pattern of such paths in quotes. `compare` and `report` also take the directory of an experiment
+/// pattern of such paths in quotes. `compare`, `misses` and `report` also take the directory of an experiment
 /// (`cargo xtask experiment NAME --out DIR`).
 #[derive(Debug, Parser)]
 #[command(name = "huddle-analysis", version = env!("HUDDLE_VERSION"))]
@@ -54,6 +57,35 @@ enum Command {
         #[arg(long, value_name = "ARM")]
         baseline: Option<String>,
     },
+    /// Misses of an experiment, predicted, simulated and counted side by side, with the time, for each arm and each size of
+    /// data.
+    Misses {
+        /// Experiments: their directories, trees of them, or patterns. A scan includes its sizes.
+        #[arg(required = true, value_name = "RUN")]
+        paths: Vec<PathBuf>,
+        /// Output format: a readable table, one JSON object on stdout, or comma-separated values with a row for each figure.
+        #[arg(long, value_enum, default_value_t = MissesFormat::Table)]
+        format: MissesFormat,
+    },
+    /// Moves of VMs between hosts that bring most of what they share together, by the sketches of all hosts (`huddle sketch`);
+    /// nothing is moved.
+    Fleet {
+        /// Recordings with sketches: directories of runs, trees of them, or patterns. Of each host the newest counts.
+        #[arg(required = true, value_name = "RUN")]
+        paths: Vec<PathBuf>,
+        /// At most so many moves, those that bring most.
+        #[arg(long, default_value_t = 10, value_name = "N")]
+        moves: usize,
+        /// Part of a host's memory that its VMs may have together, as if they shared nothing.
+        #[arg(long, default_value_t = 0.9, value_name = "SHARE", value_parser = share)]
+        memory_share: f64,
+        /// Most vCPUs of a host for each of its CPUs.
+        #[arg(long, default_value_t = 4.0, value_name = "N", value_parser = positive)]
+        vcpus_per_cpu: f64,
+        /// Output format: a readable table, one JSON object on stdout, or a script of `virsh migrate` commands.
+        #[arg(long, value_enum, default_value_t = FleetFormat::Table)]
+        format: FleetFormat,
+    },
     /// The sharing matrix of the last round, and its mean over all rounds.
     Sharing {
         #[command(flatten)]
@@ -82,7 +114,7 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         figures: Option<PathBuf>,
     },
-    /// The tables as files for other programs, all runs in one file a table.
+    /// The tables as files for other programs, all runs in one file a table; or each run as a trace for Perfetto.
     Export {
         /// Recordings: directories of runs, trees of them, or patterns.
         #[arg(required = true, value_name = "RUN")]
@@ -93,7 +125,7 @@ enum Command {
         /// A new or empty directory to write to.
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
-        /// Only this table (repeatable).
+        /// Only this table (repeatable); not with --format perfetto.
         #[arg(long = "table", value_name = "TABLE")]
         tables: Vec<Table>,
         /// With --format csv: puts a ' before text that begins with =, +, -, @, a tab or a carriage return, so
@@ -122,6 +154,34 @@ struct Runs {
 enum Format {
     Table,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MissesFormat {
+    Table,
+    Json,
+    Csv,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FleetFormat {
+    Table,
+    Json,
+    Virsh,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    positive(text)
+        .ok()
+        .filter(|share| *share <= 1.0)
+        .ok_or("expected a number above 0 and up to 1".to_owned())
 }
 
 /// One object for all runs.
@@ -163,6 +223,34 @@ impl Cli {
                 }
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Misses { paths, format } => {
+                let sources = found(&paths)?;
+                let dirs = sources.experiments_alone()?;
+                let all: Vec<Misses> = dirs.into_iter().map(Misses::of).collect::<Result<_, _>>()?;
+                match format {
+                    MissesFormat::Json => json(out, "huddle/misses/1", all)?,
+                    MissesFormat::Csv => write_csv(&all, out)?,
+                    MissesFormat::Table => {
+                        for (number, one) in all.iter().enumerate() {
+                            let gap = if number > 0 { "\n" } else { "" };
+                            write!(out, "{gap}{one}")?;
+                        }
+                    }
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Fleet { paths, moves, memory_share, vcpus_per_cpu, format } => {
+                let mut sources = found(&paths)?;
+                let limits = FleetLimits { memory_share, vcpus_per_cpu };
+                let loaded = sources.run(|all| LoadedFleet::of(&all.recordings()?, limits))?;
+                let proposed = ProposedMoves::of(&loaded, MoveLimits { moves });
+                match format {
+                    FleetFormat::Table => write!(out, "{proposed}")?,
+                    FleetFormat::Json => json_line(out, &proposed)?,
+                    FleetFormat::Virsh => write!(out, "{}", proposed.virsh())?,
+                }
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Sharing { runs, round } => {
                 runs.run(out, "huddle/recording-sharing/1", |run| Sharing::of(run, round))
             }
@@ -189,13 +277,17 @@ impl Cli {
                         "--for-spreadsheet is for --format csv: other formats distinguish text from formulas";
                     Self::command().error(ErrorKind::ArgumentConflict, what).exit();
                 }
+                if format == ExportFormat::Perfetto && !tables.is_empty() {
+                    let what = "--table selects files of tables: a trace is made of all tables together";
+                    Self::command().error(ErrorKind::ArgumentConflict, what).exit();
+                }
                 let how = ExportAs { format, for_spreadsheet };
                 let tables = if tables.is_empty() { Table::ALL.to_vec() } else { tables };
                 let mut sources = found(&paths)?;
                 let written = sources.run(|all| export(&all.recordings()?, &tables, how, &output))?;
                 print_left_out(&sources);
                 for file in &written {
-                    writeln!(out, "wrote {}", file.path.display())?;
+                    writeln!(out, "wrote {}", file.display())?;
                 }
                 anyhow::ensure!(
                     !written.is_empty(),

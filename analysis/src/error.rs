@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use huddle_model::fleet::InvalidFleet;
 use huddle_model::schema::{ManifestError, Table};
 use huddle_model::text::first_line;
 use huddle_recording::regular::RegularError;
@@ -34,6 +35,12 @@ pub enum AnalysisError {
         .0.display()
     )]
     OnlyExperiment(PathBuf),
+    /// There are only recordings, which this query does not support.
+    #[error(
+        "{} holds a recording and no result of an experiment; name the directory that `huddle-experiment --out` wrote",
+        .0.display()
+    )]
+    OnlyRecording(PathBuf),
     /// The result of an experiment cannot be used.
     #[error("cannot use {}: {message}", path.display())]
     Experiment {
@@ -42,6 +49,27 @@ pub enum AnalysisError {
         /// Why.
         message: String,
     },
+    /// None of the recordings has sketches.
+    #[error(
+        "none of these recordings has sketches; record some on each host with `huddle sketch --seed FILE --fleet DIR`"
+    )]
+    NoSketches,
+    /// Sketches that cannot be compared.
+    #[error(
+        "the sketches of {} were made in another way than those of {}: by another seed, scale or hash, or of pages of \
+         another size (`sketches` in their manifests); make them alike on all hosts, or name those that are",
+        run.display(),
+        of.display()
+    )]
+    OtherSketches {
+        /// A run.
+        run: PathBuf,
+        /// A run that was read before it.
+        of: PathBuf,
+    },
+    /// Facts of the fleet that contradict each other.
+    #[error(transparent)]
+    Fleet(InvalidFleet),
     /// The path is a file.
     #[error("{} is a file; name the directory of a run, or a tree of host=NAME/run=ID directories", .0.display())]
     NotADirectory(PathBuf),

@@ -7,18 +7,23 @@
 //! are used.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use huddle_model::schema::Table;
-use huddle_model::summary::{ArmFigure, SUMMARY_FILE, Summary};
+use huddle_model::summary::{ArmFigure, SUMMARY_FILE, Size, Summary};
 use huddle_recording::regular::{RegularError, read_text};
+use huddle_recording::{MAX_SUMMARY_BYTES, SummaryFault};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::AnalysisError;
 use crate::run::RunDir;
 
-/// A result is some 100 KiB; what is far larger is none.
-const MAX_SUMMARY_BYTES: u64 = 256 << 20;
+/// The most sizes of a scan: a scan takes minutes for each.
+const MAX_SIZES: usize = 1000;
+
+/// The field that the result of a scan has and no other.
+const SIZES: &str = "sizes";
 
 /// The directory of an experiment's result.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,11 +72,54 @@ impl ExperimentDir {
     /// # Errors
     /// When it cannot be read, or has an unknown schema.
     pub(crate) fn summary(&self) -> Result<Summary, AnalysisError> {
-        let path = self.path.join(SUMMARY_FILE);
-        let text = read_text(&path, MAX_SUMMARY_BYTES).map_err(AnalysisError::read(&path))?;
-        Summary::from_json(&text)
-            .map_err(|error| AnalysisError::Experiment { path, message: error.to_string() })
+        read_summary(&self.path)
     }
+
+    /// Whether its result is that of a scan over data sizes; one that cannot be read is not.
+    pub(crate) fn is_scan(&self) -> bool {
+        self.summary().is_ok_and(|summary| summary.own.contains_key(SIZES))
+    }
+
+    /// The sizes of a result that was read, if it is that of a scan over data sizes; `None` if it is none.
+    ///
+    /// # Errors
+    /// When its sizes cannot be used.
+    pub(crate) fn sizes(&self, summary: &Summary) -> Result<Option<Vec<Size>>, AnalysisError> {
+        let Some(sizes) = summary.own.get(SIZES) else { return Ok(None) };
+        let unusable =
+            |message: String| AnalysisError::Experiment { path: self.path.join(SUMMARY_FILE), message };
+        let count = sizes.as_array().map_or(0, Vec::len);
+        if count > MAX_SIZES {
+            return Err(unusable(format!("a scan of {count} sizes, expected {MAX_SIZES} at most")));
+        }
+        let sizes = Vec::<Size>::deserialize(sizes)
+            .map_err(|error| unusable(format!("not the result of a scan over data sizes: {error}")))?;
+        Ok(Some(sizes))
+    }
+
+    /// The result of one size of a scan, whose directory is `name` below this one.
+    ///
+    /// # Errors
+    /// When the name is that of no directory below, or the result cannot be read.
+    pub(crate) fn summary_below(&self, name: &str) -> Result<Summary, AnalysisError> {
+        let mut parts = Path::new(name).components();
+        match (parts.next(), parts.next()) {
+            (Some(Component::Normal(part)), None) => read_summary(&self.path.join(part)),
+            _ => Err(AnalysisError::Experiment {
+                path: self.path.join(SUMMARY_FILE),
+                message: format!("{name:?} is not the name of a directory below that of the scan"),
+            }),
+        }
+    }
+}
+
+fn read_summary(dir: &Path) -> Result<Summary, AnalysisError> {
+    huddle_recording::read_summary(dir).map_err(|fault| match fault {
+        SummaryFault::File { path, source } => AnalysisError::read(&path)(source),
+        SummaryFault::Content { path, source } => {
+            AnalysisError::Experiment { path, message: source.to_string() }
+        }
+    })
 }
 
 /// Further figures by arm (such as `arms_time`), by the name of their field.

@@ -1,4 +1,5 @@
-//! Exports recordings for other programs: one file per table, with all runs in it, and host and run id as columns.
+//! Exports recordings for other programs: one file per table, with all runs in it, and host and run id as columns; or one
+//! trace per run.
 
 use std::borrow::Cow;
 use std::fs;
@@ -10,9 +11,9 @@ use huddle_model::schema::{ColumnKind, Table};
 use huddle_model::text::first_line;
 use polars::prelude::*;
 
-use crate::AnalysisError;
 use crate::frame::collect;
 use crate::run::RunDir;
+use crate::{AnalysisError, perfetto};
 
 /// File formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,6 +24,8 @@ pub enum ExportFormat {
     Parquet,
     /// One JSON object a line; unavailable is null.
     Json,
+    /// One trace a run, for Perfetto.
+    Perfetto,
 }
 
 /// How an export is written.
@@ -34,18 +37,10 @@ pub struct ExportAs {
     pub for_spreadsheet: bool,
 }
 
-/// A file that was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exported {
-    /// The table.
-    pub table: Table,
-    /// Where it is.
-    pub path: PathBuf,
-}
-
 /// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or
-/// `TABLE.jsonl`. Tables without a row get no file. Rows go through without being held in memory. All
-/// files exist in the end, or none: they are written beside `dir`, readable by their owner only.
+/// `TABLE.jsonl`; or each run to `HOST-RUN.pftrace`, whatever `tables` are. Tables without a row get no file. Rows go
+/// through without being held in memory. All files exist in the end, or none: they are written beside `dir`, readable by
+/// their owner only. Returns the paths of the files.
 ///
 /// # Errors
 /// When a recording cannot be read, or `dir` holds something or cannot be written.
@@ -54,7 +49,7 @@ pub fn export(
     tables: &[Table],
     how: ExportAs,
     dir: &Path,
-) -> Result<Vec<Exported>, AnalysisError> {
+) -> Result<Vec<PathBuf>, AnalysisError> {
     let cannot = |message: String| AnalysisError::Write { path: dir.to_owned(), message };
     match fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
         Ok(true) => return Err(cannot("it is not empty; name a new directory".to_owned())),
@@ -70,24 +65,56 @@ pub fn export(
         .prefix(".huddle-export-")
         .tempdir_in(parent)
         .map_err(|error| cannot(error.to_string()))?;
-    let written = write(runs, tables, how, unfinished.path(), dir)?;
-    if !written.is_empty() {
+    let names = match how.format {
+        ExportFormat::Perfetto => write_traces(runs, unfinished.path())?,
+        ExportFormat::Csv | ExportFormat::Parquet | ExportFormat::Json => {
+            write(runs, tables, how, unfinished.path(), dir)?
+        }
+    };
+    if !names.is_empty() {
         // rename(2) replaces an empty directory.
         fs::rename(unfinished.path(), dir).map_err(|error| cannot(error.to_string()))?;
         // The temporary name no longer exists.
         let _ = unfinished.keep();
     }
-    Ok(written)
+    Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
-/// Writes the files to `unfinished`, and returns their later paths in `dir`.
+/// Writes the trace of each run to `unfinished`, and returns the names of the files.
+fn write_traces(runs: &[RunDir], unfinished: &Path) -> Result<Vec<String>, AnalysisError> {
+    let mut names: Vec<String> = Vec::new();
+    for run in runs {
+        let manifest = run.manifest()?;
+        let stem = format!("{}-{}", file_name_part(&manifest.host), file_name_part(&manifest.run));
+        // Of recordings that were copied, two may have one host and one run.
+        let also = |number: usize| match number {
+            1 => format!("{stem}.{}", perfetto::ENDING),
+            number => format!("{stem}-{number}.{}", perfetto::ENDING),
+        };
+        let Some(name) = (1..).map(also).find(|name| !names.contains(name)) else { continue };
+        perfetto::write(run, &unfinished.join(&name))?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// A text of a manifest as a part of a file's name.
+fn file_name_part(text: &str) -> String {
+    let keep = |character: char| match character {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-' => character,
+        _ => '_',
+    };
+    text.chars().take(64).map(keep).collect()
+}
+
+/// Writes the files to `unfinished`, and returns their names; errors name them in `dir`.
 fn write(
     runs: &[RunDir],
     tables: &[Table],
     how: ExportAs,
     unfinished: &Path,
     dir: &Path,
-) -> Result<Vec<Exported>, AnalysisError> {
+) -> Result<Vec<String>, AnalysisError> {
     let mut written = Vec::new();
     for table in tables {
         let Some(mut frame) = of_all(runs, *table)? else { continue };
@@ -97,7 +124,9 @@ fn write(
         let (ending, kind) = match how.format {
             ExportFormat::Csv => ("csv", FileWriteFormat::Csv(CsvWriterOptions::default())),
             ExportFormat::Parquet => ("parquet", FileWriteFormat::Parquet(Arc::default())),
-            ExportFormat::Json => ("jsonl", FileWriteFormat::NDJson(NDJsonWriterOptions::default())),
+            ExportFormat::Json | ExportFormat::Perfetto => {
+                ("jsonl", FileWriteFormat::NDJson(NDJsonWriterOptions::default()))
+            }
         };
         let name = format!("{table}.{ending}");
         let path = dir.join(&name);
@@ -109,7 +138,7 @@ fn write(
         let sink =
             frame.sink(SinkDestination::File { target }, kind, UnifiedSinkArgs::default()).map_err(cannot)?;
         collect(sink).map_err(cannot)?;
-        written.push(Exported { table: *table, path });
+        written.push(name);
     }
     Ok(written)
 }

@@ -1,5 +1,8 @@
 //! `huddle-analysis`: see `huddle-analysis --help`.
 
+#[cfg(test)]
+mod pages;
+
 use std::process::ExitCode;
 
 use clap::Parser;

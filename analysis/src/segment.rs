@@ -50,14 +50,19 @@ pub(crate) fn check(
         ));
     }
     times.last_us = times.last_us.max(values.max());
-    let rounds = frame.column("round").and_then(Column::u64).map_err(damaged)?;
-    if let Some((row, before, after)) = first_step_back(times.last_round, rounds.iter().flatten()) {
-        problems.push(format!(
-            "{}: round {after} follows round {before} at row {row}: the rows are of several runs or were reordered",
-            path.display()
-        ));
+    // What is recorded for a fleet belongs to no round.
+    let mut found_rounds = None;
+    if table.columns().iter().any(|column| column.name == "round") {
+        let rounds = frame.column("round").and_then(Column::u64).map_err(damaged)?;
+        if let Some((row, before, after)) = first_step_back(times.last_round, rounds.iter().flatten()) {
+            problems.push(format!(
+                "{}: round {after} follows round {before} at row {row}: the rows are of several runs or were reordered",
+                path.display()
+            ));
+        }
+        times.last_round = times.last_round.max(rounds.max());
+        found_rounds = rounds.min().zip(rounds.max());
     }
-    times.last_round = times.last_round.max(rounds.max());
     if table.columns().iter().any(|column| column.name == "end_us") {
         let ends = frame.column("end_us").and_then(Column::i64).map_err(damaged)?;
         let backward = values.iter().zip(ends.iter()).position(|(begin, end)| end < begin);
@@ -65,7 +70,7 @@ pub(crate) fn check(
             problems.push(format!("{}: row {} ends before it begins", path.display(), row + 1));
         }
     }
-    Ok(Found { rows: frame.height() as u64, rounds: rounds.min().zip(rounds.max()), problems })
+    Ok(Found { rows: frame.height() as u64, rounds: found_rounds, problems })
 }
 
 fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), SegmentFault> {

@@ -59,6 +59,22 @@ impl Sources {
         }
     }
 
+    /// The experiments alone, without those that are sizes of a scan among them.
+    ///
+    /// # Errors
+    /// When there are recordings only.
+    pub(crate) fn experiments_alone(&self) -> Result<Vec<&ExperimentDir>, AnalysisError> {
+        let scans = self.experiments.iter().filter(|dir| dir.is_scan());
+        let scans: Vec<&Path> = scans.map(ExperimentDir::path).collect();
+        let is_within =
+            |dir: &&ExperimentDir| dir.path().parent().is_some_and(|parent| scans.contains(&parent));
+        let alone: Vec<&ExperimentDir> = self.experiments.iter().filter(|dir| !is_within(dir)).collect();
+        match (alone.is_empty(), self.runs.first()) {
+            (true, Some(run)) => Err(AnalysisError::OnlyRecording(run.path().to_owned())),
+            _ => Ok(alone),
+        }
+    }
+
     /// What was left out of them, one sentence each.
     pub(crate) fn losses(&self) -> impl Iterator<Item = &String> {
         let of_experiments = self.experiments.iter().flat_map(ExperimentDir::all_runs);

@@ -400,8 +400,8 @@ fn an_export_is_read_back_row_by_row() {
         let arguments = ["export", fleet.to_str().unwrap(), "--format", format, "-o", out.to_str().unwrap()];
         let output = ask(&arguments);
         assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
-        // All but `responses`.
-        assert_eq!(fs::read_dir(&out).unwrap().count(), Table::ALL.len() - 1);
+        // All but `responses`, `sketches` and `hosts`, which no loop writes.
+        assert_eq!(fs::read_dir(&out).unwrap().count(), Table::ALL.len() - 3);
         let path = |table: &str| out.join(format!("{table}.{ending}"));
         let read = |table: &str| -> DataFrame {
             let file = fs::File::open(path(table)).unwrap();

@@ -51,7 +51,7 @@ READ = {
     "spark-3.5": None,
 }
 COLUMNS = {"counters": "llc_misses", "sharing": "rate", "reported": "latency_us", "responses": "latency_us",
-           "trials": "expected_change"}
+           "trials": "expected_change", "sketches": "end_us", "hosts": "vm_vcpus"}
 
 SPARK = """
 import os, sys

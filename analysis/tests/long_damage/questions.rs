@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use huddle_analysis::cli::Cli;
 use huddle_model::matrix::Weigh;
-use huddle_model::plan::{Plan, Policy, what_if};
+use huddle_model::plan::{MissSources, Plan, Policy, what_if};
 use huddle_record::replay::Recording;
 use huddle_tui::{App, Charset, ColourMode, Options, picture, render};
 use serde_json::Value;
@@ -30,7 +30,9 @@ pub(crate) fn ask(run: &Path, scratch: &Path) -> Answers {
     let report = analysis(&["report", "-o", page.to_str().unwrap()], run);
     let report = report.map_or_else(|error| error, |_| without_gaps(&fs::read_to_string(&page).unwrap()));
     answers.insert("report".to_owned(), report);
-    for (format, more) in [("csv", &["--for-spreadsheet"][..]), ("json", &[]), ("parquet", &[])] {
+    for (format, more) in
+        [("csv", &["--for-spreadsheet"][..]), ("json", &[]), ("parquet", &[]), ("perfetto", &[])]
+    {
         let dir = scratch.join(format);
         let arguments = [&["export", "--format", format, "-o", dir.to_str().unwrap()], more].concat();
         let exported = analysis(&arguments, run);
@@ -124,7 +126,13 @@ fn replay(run: &Path) -> Answers {
     for position in 0..recording.len() {
         let view = recording.view(position).unwrap();
         if rounds.contains(&position) {
-            let planned = what_if(Policy::Sharing, Weigh::Read, &view.round, before.as_ref());
+            let planned = what_if(
+                Policy::Sharing,
+                Weigh::Read,
+                &view.round,
+                before.as_ref(),
+                MissSources { limits: None, seen: view.observation.value().map(|seen| &**seen) },
+            );
             plans += &format!("{:?}\n", planned.as_ref().map(|planned| (&planned.plan, planned.moves)));
             before = planned.value().map(|planned| planned.plan.clone()).or(before);
         }

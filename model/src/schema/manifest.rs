@@ -12,7 +12,7 @@ use crate::cpuset::CpuSet;
 use crate::exits::ExitNumbering;
 use crate::page_size::PageSize;
 use crate::schedulers::{CacheAware, SchedExt};
-use crate::topology::{CacheDomain, CacheInfo, CoreClasses, Topology, TopologyError};
+use crate::topology::{CacheDomain, CacheInfo, CacheSets, CoreClasses, Topology, TopologyError};
 
 /// Name of the manifest within the directory of a run.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -63,6 +63,10 @@ pub struct Manifest {
     /// vCPUs have no counters. The table `windows` has which of them were counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<EventFact>,
+    /// How the contents of the table `sketches` were hashed; `None` if there are none. Sketches of which this differs
+    /// cannot be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sketches: Option<SketchFact>,
     /// The checksum that every segment has in its footer: [`SEGMENT_CHECKSUM`]; `None` in recordings made before
     /// segments had one, in which damage may go unnoticed.
     #[serde(default)]
@@ -126,6 +130,21 @@ pub struct EventFact {
     pub note: Option<String>,
 }
 
+/// How sketches of contents were made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SketchFact {
+    /// One content in so many is kept.
+    pub one_in: u64,
+    /// Name of the keyed hash.
+    pub hash: String,
+    /// Name of the fleet's seed; the seed itself is secret.
+    pub seed: String,
+    /// Hash of nothing under the seed, as 16 hexadecimal digits: it differs where another seed has the same name.
+    pub seed_check: String,
+    /// Bytes of a page. Pages of different sizes have different contents.
+    pub page_bytes: u64,
+}
+
 /// One cache of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheFact {
@@ -155,6 +174,9 @@ pub struct TopologyFact {
     /// Whether the domains are NUMA nodes, since no shared cache is known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_node: bool,
+    /// How the caches are divided; empty if unknown, and in older recordings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<CacheSets>,
     /// What was inferred about the domains, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -322,6 +344,7 @@ impl From<&Topology> for TopologyFact {
             cores: topology.cores().to_vec(),
             classes: topology.classes().clone(),
             by_node: topology.is_by_node(),
+            sets: topology.sets().to_vec(),
             notes: topology.notes().to_vec(),
         }
     }
@@ -389,6 +412,7 @@ mod tests {
                 source: Some("Intel perfmon: SPR".into()),
                 note: None,
             }],
+            sketches: None,
             segment_checksum: Some(SEGMENT_CHECKSUM.into()),
             gaps: vec![RecordingGap::begin(5, "no space".into())],
             tables: BTreeMap::from([(Table::Vms, TableCounts { rows_written: 5, ..Default::default() })]),
@@ -448,7 +472,8 @@ mod tests {
     #[test]
     fn a_topology_is_recorded_whole() {
         let text = r#"{"level":3,"domains":[{"id":0,"cpus":[0,1]},{"id":1,"cpus":[2,3]}],"cores":[[0,1]],
-            "classes":{"performance":[0,1],"efficient":[2,3]},"by_node":true,"notes":["one"]}"#;
+            "classes":{"performance":[0,1],"efficient":[2,3]},"by_node":true,
+            "sets":[{"domain":1,"ways":20,"line_bytes":64},{"domain":0}],"notes":["one"]}"#;
         let topology = Topology::from_json(text).unwrap();
         let fact: TopologyFact =
             serde_json::from_str(&serde_json::to_string(&TopologyFact::from(&topology)).unwrap()).unwrap();

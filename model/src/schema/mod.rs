@@ -20,7 +20,7 @@ mod vm_columns;
 pub use gap::RecordingGap;
 pub use manifest::{
     CacheFact, Environment, EventFact, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError,
-    SEGMENT_CHECKSUM, TableCounts, TopologyFact,
+    SEGMENT_CHECKSUM, SketchFact, TableCounts, TopologyFact,
 };
 pub use observation_rows::{decision_row, observation_rows};
 pub use page::{schema_json, schema_page};
@@ -47,8 +47,8 @@ pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
 /// of files, devices and firmware and `pages_file` to vms, where `pages_huge`, which was always null, is gone. 6: adds
 /// groups, `in_force` to placements, and `trial`, `evidence` and `evidence_required` to trials. 7: adds `read_by` and
 /// `read_by_reason` to sharing. 8: adds `shared_frames_read` and `read_window_ms` to sharing, and `reads_unavailable` to
-/// vms.
-pub const SCHEMA_VERSION: u32 = 8;
+/// vms. 9: adds sketches and hosts, which belong to no round.
+pub const SCHEMA_VERSION: u32 = 9;
 
 /// The oldest version that is still read.
 pub const OLDEST_SCHEMA_VERSION: u32 = 1;
@@ -69,6 +69,7 @@ impl Table {
             | Self::Trials => 2,
             Self::Responses => 3,
             Self::Groups => 6,
+            Self::Sketches | Self::Hosts => 9,
         }
     }
 
@@ -334,7 +335,8 @@ mod tests {
             let first = table.columns()[0].name;
             let at_once = matches!(table, Table::Events | Table::Responses);
             assert_eq!(first, if at_once { "at_us" } else { "begin_us" }, "{table}");
-            assert!(table.columns().iter().any(|column| column.name == "round"), "{table}");
+            let has_rounds = !matches!(table, Table::Sketches | Table::Hosts);
+            assert_eq!(table.columns().iter().any(|column| column.name == "round"), has_rounds, "{table}");
             assert_eq!(table.name().parse::<Table>().unwrap(), table);
         }
     }

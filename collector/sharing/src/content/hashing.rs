@@ -96,7 +96,7 @@ pub(super) fn hash_slice<M: GuestMemory>(
 
 /// Whether all bytes are 0; most others differ in their first cache line.
 #[inline]
-fn is_zero(bytes: &[u8]) -> bool {
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let (lines, rest) = bytes.as_chunks::<64>();
     let line_is_zero = |line: &[u8; 64]| {
         let (words, _) = line.as_chunks::<8>();

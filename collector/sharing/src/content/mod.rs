@@ -32,6 +32,7 @@ mod hashing;
 mod memory;
 mod records;
 mod settings;
+mod sketch;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,9 @@ use self::memory::ProcessMemory;
 pub use self::memory::{GuestMemory, Slot};
 use self::records::{MAX_PAGES, Records, Slice};
 pub use self::settings::{ContentSettings, NotAShare, Share};
+pub use self::sketch::{
+    SKETCH_HASH, SketchKey, SketchSettings, Sketches, VmSketch, sketch, sketch_processes,
+};
 pub(crate) use self::tally::Sampled;
 use self::tally::Tally;
 pub use self::throttle::Throttle;

@@ -8,13 +8,15 @@ use crate::counters::{CounterRole, Counts, GroupReading};
 use crate::cpuset::CpuSet;
 use crate::event::{Event, EventKind};
 use crate::ksm::KsmState;
+use crate::left_out::LeftOutVms;
 use crate::matrix::{MatrixVm, Method, SharedGroup, SharedGroups};
 use crate::observation::*;
 use crate::pinning::{PinOutcome, Pinning};
 use crate::plan::{PlanInput, Policy};
 use crate::rates::CounterDelta;
 use crate::schema::{
-    ResponseRow, Row, RowContext, Table, TableVisitor, Value, decision_row, observation_rows,
+    HostRow, ResponseRow, Row, RowContext, SketchRow, Table, TableVisitor, Value, decision_row,
+    observation_rows,
 };
 use crate::stats::Estimate;
 use crate::topology::{DomainId, Topology};
@@ -83,6 +85,7 @@ fn round() -> Round {
         end_unix_us: 2000,
         ksm: Availability::Available(KsmState { full_scans: 9, ..Default::default() }),
         topology: Availability::Available(Arc::new(topology)),
+        left_out: Availability::Available(LeftOutVms::default()),
         vms: Arc::new(vec![vm("a", 10, "0-3"), vm("b", 21, "0-3"), lonely]),
         matrix: Availability::Available(Arc::new(matrix)),
         in_force: Arc::new(Assignment::of(&plan)),
@@ -356,6 +359,34 @@ fn values_are_of_the_type_of_their_column() {
             latency_us: Some(0.5),
             status: None,
             failure: None,
+        }],
+        // Of hosts for a fleet, not of the loop.
+        sketches: vec![SketchRow {
+            begin_us: 1,
+            end_us: 2,
+            vm: "vm1".into(),
+            vm_kind: None,
+            uuid: None,
+            hash: 5,
+        }],
+        hosts: vec![HostRow {
+            begin_us: 1,
+            end_us: 2,
+            host_cpus: Some(8),
+            host_cores: None,
+            host_caches: Some(2),
+            host_cache_bytes: None,
+            host_memory_bytes: 1 << 34,
+            vm: Some("vm1".into()),
+            vm_kind: None,
+            uuid: None,
+            vm_owner: None,
+            vm_vcpus: Some(2),
+            vm_memory_bytes: Some(1 << 30),
+            vm_apart: Some("vm1,vm2".into()),
+            vm_pages_read: Some(7),
+            vm_pages_zero: Some(1),
+            vm_not_sketched: None,
         }],
         ..of_window
     };

@@ -57,12 +57,14 @@ macro_rules! rows {
 }
 
 mod engine;
+mod fleet;
 mod observation;
 mod placement;
 mod sharing;
 mod workload;
 
 pub use engine::*;
+pub use fleet::*;
 pub use observation::*;
 pub use placement::*;
 pub use sharing::*;
@@ -142,6 +144,8 @@ tables! {
     ProgramRow, Programs, programs;
     WindowRow, Windows, windows;
     TrialRow, Trials, trials;
+    SketchRow, Sketches, sketches;
+    HostRow, Hosts, hosts;
 }
 
 impl fmt::Display for Table {
