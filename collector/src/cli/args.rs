@@ -302,6 +302,24 @@ pub(crate) struct TopArgs {
         ]
     )]
     pub(crate) replay: Option<PathBuf>,
+    /// Show a fleet instead of a loop: families of contents by host, what hosts share, and proposed moves. FILE is what
+    /// `huddle-analysis fleet overview` wrote
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "attach", "replay", "dry_run", "ksm_run", "merge", "min_interval", "window", "socket", "trial",
+            "report_socket", "record"
+        ]
+    )]
+    pub(crate) fleet: Option<PathBuf>,
+}
+
+impl TopArgs {
+    /// Whether it shows a loop of its own, and so measures and changes this host.
+    pub(crate) fn runs_a_loop(&self) -> bool {
+        self.attach.is_none() && self.replay.is_none() && self.fleet.is_none()
+    }
 }
 
 /// `NAME=PID` of `--vm`.
