@@ -25,7 +25,6 @@ pub mod replay;
 mod retry;
 mod run_dir;
 mod segment;
-mod target;
 mod writer;
 
 #[cfg(test)]
@@ -38,9 +37,8 @@ pub use environment::read_environment;
 pub use error::RecordError;
 pub use handle::{Recorder, RecorderHandle, RecorderNotice, RecordingStatus, RecordingSummary};
 pub use huddle_recording::guarded::is_guarded;
-pub use huddle_recording::{OverviewFault, SummaryFault, read_fleet_overview, read_summary};
+pub use huddle_recording::{OverviewFault, RecordTarget, SummaryFault, read_fleet_overview, read_summary};
 pub use last_minutes::{KeepLimits, Kept, LastMinutes};
 pub use limits::{QueueLimit, RecorderLimits, RecordingLimits, RetryLimits, SegmentLimits};
 pub use manifest::{RunAbout, host_name, new_manifest};
 pub use segment::write_segment;
-pub use target::RecordTarget;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use arrow_schema::SchemaRef;
 use huddle_model::schema::{Row, SCHEMA_VERSION, Table, Value};
 use huddle_recording::columns::{TABLE_KEY, VERSION_KEY};
-use huddle_recording::{label, table};
+use huddle_recording::{label, table, table_dir};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -61,7 +61,7 @@ impl OpenSegment {
         now: Instant,
     ) -> Result<Self, RecordError> {
         let run_dir = dir;
-        let dir = run_dir.join(table.name());
+        let dir = table_dir(run_dir, table);
         make_table_dir(run_dir, &dir)?;
         let temporary = dir.join(table::open_name(number));
         let name = dir.join(table::file_name(number));
@@ -192,6 +192,10 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), RecordError> {
 /// Makes the directory of a table in that of its run. The run's directory is not made: if it was removed or moved,
 /// recording is interrupted and has to resume.
 fn make_table_dir(run: &Path, dir: &Path) -> Result<(), RecordError> {
+    if dir.parent() != Some(run) {
+        // By table: what is above it belongs to no run.
+        return if run.is_dir() { make_private_dir(dir) } else { Err(RecordError::Gone(run.to_owned())) };
+    }
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(RecordError::Gone(run.to_owned())),

@@ -154,6 +154,9 @@ pub(crate) struct SketchArgs {
     /// Record below this directory, in host=HOST/run=RUN
     #[arg(long, value_name = "DIR", conflicts_with = "record")]
     pub(crate) fleet: Option<PathBuf>,
+    /// With --fleet: record in TABLE/host=HOST/run=RUN, so that one directory is one table of all hosts
+    #[arg(long, requires = "fleet")]
+    pub(crate) by_table: bool,
     /// Keep about one content in so many [default: `[sketch] one_in` of the configuration, or 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1 << 32))]
     pub(crate) one_in: Option<u64>,

@@ -206,11 +206,16 @@ impl Recordings {
         Self { sketches: Some(sketches), ..self }
     }
 
-    /// The directory of a run that begins now, in the tree of a fleet.
-    pub(crate) fn place_in(&self, root: &Path) -> Result<PathBuf, Failure> {
+    /// The directory of a run that begins now, in the tree of a fleet, by run or by table.
+    pub(crate) fn place_in(&self, root: &Path, by_table: bool) -> Result<PathBuf, Failure> {
         let host = host_name(&self.root).map_err(Failure::failed)?;
         let run = run_id(now_us(), std::process::id());
-        Ok(RecordTarget::Fleet { root: root.to_owned(), host, run }.dir())
+        let root = root.to_owned();
+        let target = match by_table {
+            true => RecordTarget::ByTable { root, host, run },
+            false => RecordTarget::Fleet { root, host, run },
+        };
+        Ok(target.dir())
     }
 
     pub(crate) fn start(&self, dir: &Path) -> Result<RecorderHandle, Failure> {

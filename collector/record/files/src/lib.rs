@@ -10,6 +10,7 @@
 //! - [`columns`]: whether the columns of a segment, whoever wrote it, can be read without a loss; [`rewrite`] brings such a
 //!   segment into the form of the recorder's.
 //! - [`fleet`]: a fleet at a glance, which the analysis writes.
+//! - [`place`]: where a run and its tables are.
 //! - [`summary`]: the result of an experiment, which is not a recording and stands beside some.
 //! - [`guarded`]: catches panics of libraries on damaged segments of older recordings, which have no checksums.
 
@@ -20,6 +21,7 @@ pub mod guarded;
 pub mod label;
 pub mod manifest;
 pub mod notes;
+pub mod place;
 pub mod regular;
 pub mod rewrite;
 pub mod segment;
@@ -28,6 +30,7 @@ pub mod table;
 
 pub use fleet::{OverviewFault, read_fleet_overview};
 pub use manifest::{ManifestFault, read_manifest};
+pub use place::{RecordTarget, table_dir};
 pub use segment::{Checked, FileId, Origin, SegmentFault, SegmentName, check_segment};
 pub use summary::{MAX_SUMMARY_BYTES, SummaryFault, read_summary};
 pub use table::{Listing, TableFault, list_segments};

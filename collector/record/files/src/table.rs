@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{Manifest, Table};
 
+use super::place::table_dir;
 use super::regular::name_of;
 
 /// The files in the directory of a table.
@@ -62,7 +63,7 @@ pub fn number_of(name: &str) -> Option<u64> {
 /// # Errors
 /// It is not a directory, or cannot be listed.
 pub fn list_segments(dir: &Path, table: Table) -> Result<Listing, TableFault> {
-    let path = dir.join(table.name());
+    let path = table_dir(dir, table);
     match std::fs::symlink_metadata(&path) {
         Ok(about) if about.is_dir() => list(&path).map_err(|source| TableFault::Io { path, source }),
         Ok(about) => Err(TableFault::NoDirectory { path, what: other_name(about.file_type()) }),
