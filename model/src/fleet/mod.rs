@@ -6,9 +6,14 @@
 //! Nothing here moves a VM.
 
 mod contents;
+mod overview;
 mod proposal;
 mod sketch;
 
 pub use contents::{Contents, FleetContents};
+pub use overview::{
+    FLEET_OVERVIEW_SCHEMA, FamilyOnHost, FamilyOverview, FleetOverview, HostOverview, InvalidOverview,
+    MoveOverview,
+};
 pub use proposal::{Fleet, FleetHost, FleetVm, InvalidFleet, Move, MoveLimits, Proposal, propose};
 pub use sketch::{Containment, Scale, Sketch, ZeroScale};
