@@ -5,7 +5,8 @@
 //! streaming engine: a query reads only the columns it needs, and a recording may be larger than memory.
 
 pub mod cli;
-pub mod compare;
+pub mod by_table;
+mod compare;
 mod error;
 pub mod experiment;
 pub mod export;

@@ -154,9 +154,10 @@ pub(crate) struct SketchArgs {
     /// Record below this directory, in host=HOST/run=RUN
     #[arg(long, value_name = "DIR", conflicts_with = "record")]
     pub(crate) fleet: Option<PathBuf>,
-    /// With --fleet: record in TABLE/host=HOST/run=RUN, so that one directory is one table of all hosts
-    #[arg(long, requires = "fleet")]
-    pub(crate) by_table: bool,
+    /// With --fleet: record by run, in host=HOST/run=RUN/TABLE, or by table, in TABLE/host=HOST/run=RUN, so that one
+    /// directory is one table of all hosts
+    #[arg(long, value_enum, default_value_t = Layout::Run, requires = "fleet")]
+    pub(crate) layout: Layout,
     /// Keep about one content in so many [default: `[sketch] one_in` of the configuration, or 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1 << 32))]
     pub(crate) one_in: Option<u64>,
@@ -166,6 +167,15 @@ pub(crate) struct SketchArgs {
     /// Write a new seed into this file, which must not exist, and do nothing else
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "record", "fleet", "one_in", "cpu_share"])]
     pub(crate) make_seed: Option<PathBuf>,
+}
+
+/// How the recordings of a fleet are arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layout {
+    /// A directory for each run.
+    Run,
+    /// A directory for each table.
+    Table,
 }
 
 /// Limits of method `content`.

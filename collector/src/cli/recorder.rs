@@ -23,6 +23,7 @@ use huddle_record::{
 };
 use tokio::sync::{mpsc, watch};
 
+use super::args::Layout;
 use super::context::Context;
 use super::failure::Failure;
 use super::last_minutes::{Keeper, NOTHING_KEPT};
@@ -207,13 +208,13 @@ impl Recordings {
     }
 
     /// The directory of a run that begins now, in the tree of a fleet, by run or by table.
-    pub(crate) fn place_in(&self, root: &Path, by_table: bool) -> Result<PathBuf, Failure> {
+    pub(crate) fn place_in(&self, root: &Path, layout: Layout) -> Result<PathBuf, Failure> {
         let host = host_name(&self.root).map_err(Failure::failed)?;
         let run = run_id(now_us(), std::process::id());
         let root = root.to_owned();
-        let target = match by_table {
-            true => RecordTarget::ByTable { root, host, run },
-            false => RecordTarget::Fleet { root, host, run },
+        let target = match layout {
+            Layout::Table => RecordTarget::ByTable { root, host, run },
+            Layout::Run => RecordTarget::Fleet { root, host, run },
         };
         Ok(target.dir())
     }

@@ -57,7 +57,7 @@ pub(crate) fn run(common: &Common, args: &SketchArgs) -> Result<(), Failure> {
     let recordings = Recordings::of(&context).0.with_sketches(about.clone());
     let dir = match (&args.record, &args.fleet) {
         (Some(dir), _) => dir.clone(),
-        (None, Some(root)) => recordings.place_in(root, args.by_table)?,
+        (None, Some(root)) => recordings.place_in(root, args.layout)?,
         (None, None) => {
             return Err(Failure::usage(anyhow::anyhow!(
                 "--record or --fleet is missing: where the sketches go"
