@@ -9,6 +9,7 @@
 //! - [`table`]: the segments of a table, and which of them are missing.
 //! - [`columns`]: whether the columns of a segment, whoever wrote it, can be read without a loss; [`rewrite`] brings such a
 //!   segment into the form of the recorder's.
+//! - [`rows`]: the rows of a segment, one by one.
 //! - [`summary`]: the result of an experiment, which is not a recording and stands beside some.
 //! - [`guarded`]: catches panics of libraries on damaged segments of older recordings, which have no checksums.
 
@@ -20,6 +21,7 @@ pub mod manifest;
 pub mod notes;
 pub mod regular;
 pub mod rewrite;
+pub mod rows;
 pub mod segment;
 pub mod summary;
 pub mod table;
