@@ -31,7 +31,10 @@ pub(crate) fn copy(
             AnalysisError::Write { path, message }
         };
         if dir.exists() {
-            let same = format!("{} is of the same host and run as another recording; leave one out", run.path().display());
+            let same = format!(
+                "{} is of the same host and run as another recording; leave one out",
+                run.path().display()
+            );
             return Err(cannot(&dir, same));
         }
         make(&dir).map_err(|error| cannot(&dir, error.to_string()))?;
@@ -42,7 +45,8 @@ pub(crate) fn copy(
         fs::write(&path, text).map_err(|error| cannot(&path, error.to_string()))?;
         for table in tables {
             let to = table_dir(&dir, *table);
-            let usable = run.files(*table)?.segments.into_iter().filter(|(_, path)| run.fault(path).is_none());
+            let usable =
+                run.files(*table)?.segments.into_iter().filter(|(_, path)| run.fault(path).is_none());
             for (_, from) in usable {
                 make(&to).map_err(|error| cannot(&to, error.to_string()))?;
                 let path = to.join(from.file_name().unwrap_or_default());

@@ -65,11 +65,9 @@ pub fn export(
         .prefix(".huddle-export-")
         .tempdir_in(parent)
         .map_err(|error| cannot(error.to_string()))?;
-    let names = match how.format {
-        ExportFormat::Perfetto => write_traces(runs, unfinished.path())?,
-        ExportFormat::Csv | ExportFormat::Parquet | ExportFormat::Json => {
-            write(runs, tables, how, unfinished.path(), dir)?
-        }
+    let names = match table_file(how.format) {
+        Some(file) => write_tables(runs, tables, &file, how.for_spreadsheet, unfinished.path(), dir)?,
+        None => write_traces(runs, unfinished.path())?,
     };
     if !names.is_empty() {
         // rename(2) replaces an empty directory.
@@ -107,36 +105,53 @@ fn file_name_part(text: &str) -> String {
     text.chars().take(64).map(keep).collect()
 }
 
-/// Writes the files to `unfinished`, and returns their names; errors name them in `dir`.
-fn write(
+/// How the rows of a table become a file.
+struct TableFile {
+    ending: &'static str,
+    kind: FileWriteFormat,
+}
+
+/// The file that a format makes of a table; `None` for one that has whole runs instead.
+fn table_file(format: ExportFormat) -> Option<TableFile> {
+    match format {
+        ExportFormat::Csv => {
+            Some(TableFile { ending: "csv", kind: FileWriteFormat::Csv(CsvWriterOptions::default()) })
+        }
+        ExportFormat::Parquet => {
+            Some(TableFile { ending: "parquet", kind: FileWriteFormat::Parquet(Arc::default()) })
+        }
+        ExportFormat::Json => {
+            Some(TableFile { ending: "jsonl", kind: FileWriteFormat::NDJson(NDJsonWriterOptions::default()) })
+        }
+        ExportFormat::Perfetto => None,
+    }
+}
+
+/// Writes a file for each table to `unfinished`, and returns their names; errors name them in `dir`.
+fn write_tables(
     runs: &[RunDir],
     tables: &[Table],
-    how: ExportAs,
+    file: &TableFile,
+    for_spreadsheet: bool,
     unfinished: &Path,
     dir: &Path,
 ) -> Result<Vec<String>, AnalysisError> {
     let mut written = Vec::new();
     for table in tables {
         let Some(mut frame) = of_all(runs, *table)? else { continue };
-        if how.for_spreadsheet {
+        if for_spreadsheet {
             frame = frame.with_columns(text_columns(*table).map(as_text).collect::<Vec<_>>());
         }
-        let (ending, kind) = match how.format {
-            ExportFormat::Csv => ("csv", FileWriteFormat::Csv(CsvWriterOptions::default())),
-            ExportFormat::Parquet => ("parquet", FileWriteFormat::Parquet(Arc::default())),
-            ExportFormat::Json | ExportFormat::Perfetto => {
-                ("jsonl", FileWriteFormat::NDJson(NDJsonWriterOptions::default()))
-            }
-        };
-        let name = format!("{table}.{ending}");
+        let name = format!("{table}.{}", file.ending);
         let path = dir.join(&name);
         let cannot = |error: PolarsError| AnalysisError::Write {
             path: path.clone(),
             message: first_line(&error.to_string()).to_owned(),
         };
         let target = SinkTarget::Path(PlRefPath::try_from_path(&unfinished.join(&name)).map_err(cannot)?);
-        let sink =
-            frame.sink(SinkDestination::File { target }, kind, UnifiedSinkArgs::default()).map_err(cannot)?;
+        let sink = frame
+            .sink(SinkDestination::File { target }, file.kind.clone(), UnifiedSinkArgs::default())
+            .map_err(cannot)?;
         collect(sink).map_err(cannot)?;
         written.push(name);
     }

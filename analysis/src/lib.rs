@@ -4,8 +4,8 @@
 //! ([`report`]), exported ([`export`]) or checked ([`validate`]). Segments are scanned lazily on the
 //! streaming engine: a query reads only the columns it needs, and a recording may be larger than memory.
 
-pub mod cli;
 pub mod by_table;
+pub mod cli;
 mod compare;
 mod error;
 pub mod experiment;

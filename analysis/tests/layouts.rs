@@ -97,8 +97,16 @@ fn an_export_by_table_has_the_segments_as_they_are() {
         record(&RecordTarget::Fleet { root: fleet.clone(), host: host.into(), run: run.clone() }, host);
     }
     let export = |from: &Path, to: &Path, more: &[&str]| {
-        let arguments =
-            ["export", from.to_str().unwrap(), "--format", "parquet", "--layout", "table", "-o", to.to_str().unwrap()];
+        let arguments = [
+            "export",
+            from.to_str().unwrap(),
+            "--format",
+            "parquet",
+            "--layout",
+            "table",
+            "-o",
+            to.to_str().unwrap(),
+        ];
         ask(&[&arguments[..], more].concat())
     };
     let output = export(&fleet, &out, &[]);

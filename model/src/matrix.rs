@@ -373,6 +373,11 @@ impl SharingMatrix {
             && (Arc::ptr_eq(&self.cells, &other.cells) || self.cells == other.cells)
     }
 
+    /// Where its cells are in memory: one address for all copies that share them, as long as one of them exists.
+    pub fn cells_address(&self) -> usize {
+        Arc::as_ptr(&self.cells).addr()
+    }
+
     /// This matrix with the cells of `before` if they are equal, so that they are in memory once.
     #[must_use]
     pub fn share_cells_with(mut self, before: &Self) -> Self {

@@ -23,6 +23,9 @@ use crate::counters::{CounterRole, GroupReading};
 /// time of a running thread up to date at its tick, 10 ms at most, and `/proc` counts in units of 10 ms.
 pub const SURELY_RAN_NS: u64 = 30_000_000;
 
+/// Why a thread has no counts that was off the CPU all the time: it caused none.
+pub const DID_NOT_RUN: &str = "the thread did not run";
+
 /// Differences between two readings of one group, scaled to the whole interval.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CounterDelta {
@@ -142,7 +145,7 @@ pub struct Rates {
     pub mpki: Availability<f64>,
     /// LLC misses per LLC reference.
     pub miss_ratio: Availability<f64>,
-    /// LLC misses per second of wall time.
+    /// LLC misses per second of wall time: a sum over the vCPUs ([`sum_over_vcpus`]).
     pub misses_per_s: Availability<f64>,
     /// Instructions per cycle.
     pub ipc: Availability<f64>,
@@ -156,7 +159,7 @@ pub struct Rates {
 
 impl Rates {
     /// The rates of several vCPUs together: sums over sums, each over the vCPUs that have both counts, so
-    /// that no vCPU is only in a numerator or only in a denominator.
+    /// that no vCPU is only in a numerator or only in a denominator. What is no ratio is unavailable where it is of a vCPU.
     pub fn of(deltas: &[CounterDelta]) -> Self {
         use CounterRole::{Cycles, Instructions, LlcMisses, LlcReferences};
         let per_second = deltas.iter().map(|delta| {
@@ -172,7 +175,7 @@ impl Rates {
         Self {
             mpki: ratio(deltas, LlcMisses, Instructions).map(|ratio| ratio * 1000.0),
             miss_ratio: ratio(deltas, LlcMisses, LlcReferences),
-            misses_per_s: sum(per_second),
+            misses_per_s: sum_over_vcpus(per_second),
             ipc: ratio(deltas, Instructions, Cycles),
             vcpus: deltas.len(),
             vcpus_missing: deltas
@@ -223,7 +226,7 @@ fn elapsed(earlier: &GroupReading, later: &GroupReading, ran_ns: Option<u64>) ->
     };
     match (enabled_ns, running_ns, ran_ns) {
         (0, _, Some(ran_ns)) if ran_ns >= SURELY_RAN_NS => Err(never(ran_ns)),
-        (0, ..) => Err("the thread did not run".into()),
+        (0, ..) => Err(DID_NOT_RUN.into()),
         (_, 0, _) => Err(never(enabled_ns)),
         _ => Ok(Times { interval_s: middle_s(later) - middle_s(earlier), enabled_ns, running_ns }),
     }
@@ -267,20 +270,21 @@ fn ratio(deltas: &[CounterDelta], above: CounterRole, below: CounterRole) -> Ava
     }
 }
 
-fn sum(values: impl Iterator<Item = Availability<f64>>) -> Availability<f64> {
+/// The sum of a count or its rate over vCPUs; unavailable, with the first reason, where it is for one of them. A vCPU that
+/// did not run ([`DID_NOT_RUN`]) adds nothing; where none ran it is not known what would have been counted.
+pub fn sum_over_vcpus(values: impl Iterator<Item = Availability<f64>>) -> Availability<f64> {
     let mut total = None;
-    let mut reason = None;
+    let mut idle = None;
     for value in values {
         match value {
             Availability::Available(value) => *total.get_or_insert(0.0) += value,
-            Availability::Unavailable(why) => {
-                reason.get_or_insert(why);
-            }
+            Availability::Unavailable(why) if why == DID_NOT_RUN => idle = Some(why),
+            Availability::Unavailable(why) => return Availability::Unavailable(why),
         }
     }
     match total {
         Some(total) => Availability::Available(total),
-        None => Availability::Unavailable(reason.unwrap_or_else(|| "no vCPU to count".into())),
+        None => Availability::Unavailable(idle.unwrap_or_else(|| "no vCPU to count".into())),
     }
 }
 
@@ -400,14 +404,21 @@ mod tests {
     }
 
     #[test]
-    fn a_vcpu_without_counts_is_left_out_of_sums_and_counted() {
+    fn a_vcpu_without_counts_is_left_out_of_ratios_and_counted() {
         let good = CounterDelta::between(
             &reading(1, 0, 0, counts(0, 0, 0, 0)),
             &reading(2, 1, 1, counts(1_000, 1_000, 10, 5)),
         );
-        let rates = Rates::of(&[good, CounterDelta::unavailable("the thread ended")]);
+        let rates = Rates::of(&[good.clone(), CounterDelta::unavailable("the thread ended")]);
         assert_eq!(rates.mpki, Availability::Available(5.0));
         assert_eq!((rates.vcpus, rates.vcpus_missing), (2, 1));
+        // A part of the misses is not all of them.
+        assert_eq!(rates.misses_per_s.reason(), Some("the thread ended"));
+        // What did not run caused none.
+        let idle = CounterDelta::unavailable(DID_NOT_RUN);
+        let rates = Rates::of(&[idle.clone(), good, idle.clone()]);
+        assert_eq!(rates.misses_per_s, Availability::Available(5.0));
+        assert_eq!(Rates::of(&[idle]).misses_per_s.reason(), Some(DID_NOT_RUN));
     }
 
     fn any_reading() -> impl Strategy<Value = GroupReading> {

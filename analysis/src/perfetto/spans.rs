@@ -27,8 +27,13 @@ pub(super) struct Residency {
 #[derive(Default)]
 struct Used {
     thread: Option<i32>,
-    /// CPU time, and samples of the clock, in each domain.
-    domains: BTreeMap<Domain, (Option<u64>, u64)>,
+    domains: BTreeMap<Domain, InDomain>,
+}
+
+/// Sums over the CPUs of a domain; `None` once a part of one is unavailable.
+struct InDomain {
+    run_ns: Option<u64>,
+    clock_samples: Option<u64>,
 }
 
 /// Consecutive windows in which a vCPU ran mostly in one domain.
@@ -60,9 +65,11 @@ impl Residency {
         }
         let used = self.used.entry(row.vm).or_default().entry(row.vcpu).or_default();
         used.thread = row.thread;
-        let (run_ns, samples) = used.domains.entry(row.domain).or_default();
-        *samples += row.clock_samples.unwrap_or(0);
-        *run_ns = row.run_ns.map(|more| run_ns.unwrap_or(0) + more).or(*run_ns);
+        let domain = used.domains.entry(row.domain);
+        let sums = domain.or_insert(InDomain { run_ns: Some(0), clock_samples: Some(0) });
+        let add = |sum: Option<u64>, more: Option<u64>| Some(sum?.saturating_add(more?));
+        sums.run_ns = add(sums.run_ns, row.run_ns);
+        sums.clock_samples = add(sums.clock_samples, row.clock_samples);
         Ok(())
     }
 
@@ -126,19 +133,17 @@ impl Residency {
 
 impl Used {
     /// The domain in which it ran most, the CPU time there, and elsewhere; `None` if it did not run, or where is not known.
+    /// Where the CPU time of some CPU is unavailable, all are compared by samples of the clock, and there is no time.
     fn most(&self) -> Option<(Domain, Option<u64>, u64)> {
-        let is_timed = self.domains.values().all(|(run_ns, _)| run_ns.is_some());
-        let weight = |(run_ns, samples): &(Option<u64>, u64)| match is_timed {
-            true => run_ns.unwrap_or(0),
-            false => *samples,
+        let weights = |of: fn(&InDomain) -> Option<u64>| -> Option<Vec<(Domain, u64)>> {
+            self.domains.iter().map(|(domain, sums)| Some((*domain, of(sums)?))).collect()
         };
-        let (domain, most) = self.domains.iter().max_by_key(|(_, used)| weight(used))?;
-        let total: u64 = self.domains.values().map(weight).sum();
-        let of_most = weight(most);
-        (of_most > 0).then(|| match is_timed {
-            true => (*domain, Some(of_most), total - of_most),
-            false => (*domain, None, 0),
-        })
+        let times = weights(|sums| sums.run_ns);
+        let is_timed = times.is_some();
+        let weights = times.or_else(|| weights(|sums| sums.clock_samples))?;
+        let (domain, most) = *weights.iter().max_by_key(|(_, weight)| *weight)?;
+        let elsewhere = || weights.iter().map(|(_, weight)| weight).sum::<u64>() - most;
+        (most > 0).then(|| if is_timed { (domain, Some(most), elsewhere()) } else { (domain, None, 0) })
     }
 }
 

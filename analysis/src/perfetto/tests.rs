@@ -3,6 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
+use huddle_model::observation::CpuResidency;
 use huddle_model::view::View;
 use huddle_record::{Recorder, RecorderLimits};
 use huddle_testing::sample;
@@ -198,6 +199,56 @@ fn what_is_unavailable_for_a_time_ends_a_counter_and_is_never_zero() {
             .all(|track| { track.name.as_deref().is_none_or(|name| !name.contains("LLC misses")) })
     );
     assert_eq!(without.values("vm0/merged pages").len(), 2, "one value, and its end");
+}
+
+/// CPU time of a vCPU, and elsewhere, as arguments of the slices on its track.
+fn cpu_times(trace: &Decoded) -> Vec<(String, Option<u64>, Option<u64>)> {
+    let value = |event: &TrackEvent, name: &str| {
+        let found = event.debug_annotations.iter().find(|about| about.name.as_deref() == Some(name));
+        found.map(|about| match about.value {
+            Some(Value::Unsigned(value)) => value,
+            ref other => panic!("{name} is {other:?}"),
+        })
+    };
+    let slices = trace.on("vm0/vCPU 0").filter(|(_, event)| event.r#type == Some(SLICE_BEGIN));
+    slices
+        .map(|(_, event)| {
+            let name = event.name.clone().unwrap();
+            (name, value(event, "cpu_time_ns"), value(event, "cpu_time_elsewhere_ns"))
+        })
+        .collect()
+}
+
+/// Round 1 of the sample, in which vCPUs ran on these CPUs: number, CPU time, samples of the clock.
+fn ran_on(cpus: &[(u32, Option<u64>, Option<u64>)]) -> Decoded {
+    let mut view = observed(1, 1);
+    let mut window = view.observation.value().map(|window| (**window).clone()).unwrap();
+    let of_cpu = |(cpu, run_ns, clock_samples): &(u32, Option<u64>, Option<u64>)| CpuResidency {
+        cpu: *cpu,
+        run_ns: *run_ns,
+        clock_samples: *clock_samples,
+        ..CpuResidency::default()
+    };
+    window.vcpus[0].residency = Availability::Available(cpus.iter().map(of_cpu).collect());
+    view.observation = Availability::Available(Arc::new(window));
+    Decoded::of([view])
+}
+
+#[test]
+fn cpu_time_of_which_a_part_is_unavailable_is_unavailable() {
+    // CPUs 7 and 8 are in no cache domain.
+    let whole = ran_on(&[(7, Some(300), Some(3)), (8, Some(200), Some(2)), (0, Some(400), Some(9))]);
+    let none = || "in no cache domain".to_owned();
+    assert_eq!(cpu_times(&whole), [(none(), Some(500), Some(400))]);
+    // Of a part in either order; then samples of the clock say where it ran most.
+    for cpus in [
+        [(7, Some(500), Some(3)), (8, None, Some(2)), (0, Some(400), Some(4))],
+        [(8, None, Some(2)), (7, Some(500), Some(3)), (0, Some(400), Some(4))],
+    ] {
+        assert_eq!(cpu_times(&ran_on(&cpus)), [(none(), None, None)], "{cpus:?}");
+    }
+    // Nor is it known by part of the samples.
+    assert_eq!(cpu_times(&ran_on(&[(7, None, Some(9)), (8, None, None), (0, Some(400), Some(4))])), []);
 }
 
 #[test]

@@ -21,27 +21,29 @@ const BINS: usize = 48;
 pub(super) struct Residency {
     /// The domains; `None` for CPUs in no domain.
     pub(super) domains: Vec<Option<u64>>,
-    /// Nanoseconds in the order of `domains`, by VM.
-    pub(super) vms: BTreeMap<String, Vec<f64>>,
+    /// Nanoseconds in the order of `domains`, by VM; `None` where a part of them is unavailable.
+    pub(super) vms: BTreeMap<String, Option<Vec<f64>>>,
 }
 
 /// Where VMs ran.
 pub(super) fn residency(run: &RunDir) -> Result<Option<Residency>, AnalysisError> {
     ask(run, Table::Residency, |frame| {
         let spent = frame
-            .filter(col("run_ns").is_not_null())
             .group_by([col("vm"), col("domain")])
-            .agg([col("run_ns").sum()]);
+            .agg([col("run_ns").sum(), col("run_ns").null_count().cast(DataType::UInt64).alias("unknown")]);
         let answer = Answer::of(spent)?;
         let (vms, domains, spent) = (answer.texts("vm")?, answer.u64s("domain")?, answer.f64s("run_ns")?);
+        let unknown = answer.u64s("unknown")?;
         let known: BTreeSet<Option<u64>> = domains.iter().copied().collect();
         let known: Vec<Option<u64>> = known.into_iter().collect();
-        let mut by_vm: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let mut by_vm: BTreeMap<String, Option<Vec<f64>>> = BTreeMap::new();
         for row in 0..answer.rows() {
-            let parts =
-                by_vm.entry(vms[row].clone().unwrap_or_default()).or_insert_with(|| vec![0.0; known.len()]);
-            if let Some(place) = known.iter().position(|domain| *domain == domains[row]) {
-                parts[place] += spent[row].unwrap_or_default();
+            let vm = by_vm.entry(vms[row].clone().unwrap_or_default());
+            let parts = vm.or_insert_with(|| Some(vec![0.0; known.len()]));
+            let spent = spent[row].filter(|_| unknown[row] == Some(0));
+            match (known.iter().position(|domain| *domain == domains[row]), spent) {
+                (Some(place), Some(spent)) => parts.iter_mut().for_each(|parts| parts[place] += spent),
+                _ => *parts = None,
             }
         }
         Ok((!by_vm.is_empty()).then_some(Residency { domains: known, vms: by_vm }))
@@ -169,5 +171,37 @@ fn ask<T>(
     match run.scan(table)? {
         Some(frame) => query(frame).map_err(AnalysisError::table(run.path(), table)),
         None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use huddle_model::availability::Availability;
+    use huddle_model::view::View;
+    use huddle_record::{Recorder, RecorderLimits};
+    use huddle_testing::sample;
+    use huddle_testing::sample_observed::observed;
+
+    use super::*;
+    use crate::sources::Sources;
+
+    #[test]
+    fn cpu_time_of_a_vm_is_unavailable_where_a_part_of_it_is() {
+        let mut views: Vec<View> = (1..=2).map(|round| observed(round, 2)).collect();
+        let mut window = views[1].observation.value().map(|window| (**window).clone()).unwrap();
+        if let Availability::Available(cpus) = &mut window.vcpus[1].residency {
+            cpus[0].run_ns = None;
+        }
+        views[1].observation = Availability::Available(Arc::new(window));
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = Recorder::start(dir.path(), sample::manifest(), RecorderLimits::default()).unwrap();
+        sample::steps(&views).into_iter().for_each(|step| recorder.send(step));
+        recorder.finish().unwrap();
+        let found = residency(&Sources::find(dir.path()).unwrap().runs[0]).unwrap().unwrap();
+        assert_eq!(found.domains, [Some(0), Some(1)]);
+        let known = Some(vec![1_100_000_000.0, 200_000_000.0]);
+        assert_eq!(found.vms, BTreeMap::from([("vm0".to_owned(), known), ("vm1".to_owned(), None)]));
     }
 }

@@ -226,12 +226,23 @@ fn resident(page: &mut Page, number: usize, run: &RunDir) {
     let stacks: Vec<Stack> = found
         .vms
         .iter()
+        .filter_map(|(name, parts)| Some(Stack { name: name.clone(), parts: parts.clone()? }))
         .take(most)
-        .map(|(name, parts)| Stack { name: name.clone(), parts: parts.clone() })
         .collect();
+    let unknown: Vec<&str> =
+        found.vms.iter().filter(|(_, parts)| parts.is_none()).map(|(name, _)| name.as_str()).collect();
+    if !unknown.is_empty() {
+        page.gap(&format!(
+            "CPU time by cache domain is unavailable for {}: in some windows it was not measured how long they ran where.",
+            unknown.join(", ")
+        ));
+    }
+    if stacks.is_empty() {
+        return;
+    }
     page.figure(
         residency(&format!("run{number}-residency"), "CPU time by cache domain", &domains, &stacks),
-        "Over all windows of the recording.",
+        "Over all windows in which it was observed.",
     );
     let titles: Vec<String> = domains.iter().map(|name| format!(">{name}, s")).collect();
     let headings: Vec<&str> = std::iter::once("VM").chain(titles.iter().map(String::as_str)).collect();
@@ -239,7 +250,10 @@ fn resident(page: &mut Page, number: usize, run: &RunDir) {
         .vms
         .iter()
         .map(|(name, parts)| {
-            std::iter::once(name.clone()).chain(parts.iter().map(|ns| format!("{:.2}", ns / 1e9))).collect()
+            let seconds = |place: usize| {
+                parts.as_ref().map_or_else(|| "-".to_owned(), |parts| format!("{:.2}", parts[place] / 1e9))
+            };
+            std::iter::once(name.clone()).chain((0..domains.len()).map(seconds)).collect()
         })
         .collect();
     page.table("CPU time by cache domain, in seconds", &headings, &rows);

@@ -1,17 +1,18 @@
-//! Unix sockets: connecting without ever waiting, wherever a path leads; reading and writing until a deadline; and
-//! making room for a new one.
+//! Unix sockets: connecting without ever waiting, wherever a path leads; reading and writing until a deadline; making
+//! room for a new one, and listening for its owner only.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, socket};
+use nix::sys::stat::{Mode, umask};
 
 /// Connects to the socket at `path`; the stream blocks, so its user sets time-outs.
 ///
@@ -138,11 +139,42 @@ pub fn remove_stale(path: &Path, kind: SocketKind) -> Result<(), NoRoom> {
     }
 }
 
+/// Listens for streams at `path`, to which only its owner may connect; accepting from it does not wait. A socket that a
+/// killed program left there is replaced ([`remove_stale`]).
+///
+/// # Errors
+/// There is no room: see [`NoRoom`].
+pub fn listen_private(path: &Path) -> Result<UnixListener, NoRoom> {
+    remove_stale(path, SocketKind::Stream)?;
+    // The mask makes it private from the start; a file created meanwhile is only more private.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    let listener = bound.map_err(|error| match error.kind() {
+        // Somebody was faster.
+        io::ErrorKind::AddrInUse => NoRoom::Taken,
+        _ => NoRoom::Io(error),
+    })?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(NoRoom::Io)?;
+    listener.set_nonblocking(true).map_err(NoRoom::Io)?;
+    Ok(listener)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
-
     use super::*;
+
+    #[test]
+    fn a_socket_is_for_its_owner_only_and_replaces_a_dead_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        for _ in 0..2 {
+            let listener = listen_private(&path).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+            assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            assert!(matches!(listen_private(&path), Err(NoRoom::Taken)));
+        }
+    }
 
     #[test]
     fn only_a_dead_socket_is_removed() {

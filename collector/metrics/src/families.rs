@@ -152,9 +152,11 @@ families! {
     KSM_FRAMES = Gauge "huddle_ksm_shared" Bytes []
         "Merged frames of KSM";
     KSM_SAVED = Gauge "huddle_ksm_saved" Bytes []
-        "Memory that KSM saves: pages beyond the first on each merged frame, and pages merged with the zero page";
+        "Memory that KSM saves on merged frames: pages beyond the first on each";
+    KSM_ZERO = Gauge "huddle_ksm_zero_pages" Bytes []
+        "Pages that KSM merged with the kernel's zero page, which it saves too; absent where the kernel does not count them (before Linux 6.6)";
     AT_RISK = Gauge "huddle_memory_at_risk" Bytes []
-        "Memory that the host would need at once if every merged page were written to";
+        "Memory that the host would need at once if every merged page were written to, also those on the zero page; absent where these are not counted";
     HOST_FREE = Gauge "huddle_host_available_memory" Bytes []
         "Memory that the host can still give without swapping (MemAvailable)";
     VM_MERGED = Gauge "huddle_vm_merged" Bytes ["vm"]
@@ -164,9 +166,9 @@ families! {
     VM_BREAKS = Counter "huddle_vm_page_breaks" ["vm"]
         "Pages of a VM that left a merged frame because they were written to or unmapped";
     MERGES = Counter "huddle_page_merges" []
-        "Pages that KSM merged, of all VMs, also of those that are gone";
+        "Pages that KSM merged, of all VMs of which that is known, also of those that are gone";
     BREAKS = Counter "huddle_page_breaks" []
-        "Pages that left a merged frame, of all VMs, also of those that are gone";
+        "Pages that left a merged frame, of all VMs of which that is known, also of those that are gone";
 
     PLACEMENT = Gauge "huddle_placement_info" ["policy", "pinning"]
         "1, with the policy of the last plan, and whether vCPUs are pinned: done, dry_run, no_plan, failed";

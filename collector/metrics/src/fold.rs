@@ -4,7 +4,8 @@
 //! - Sums of a VM begin at 0 with the VM, and go with it. A later VM of the same name is another one.
 //! - Sums of the host lose nothing when a VM goes.
 //! - What is unavailable in a window adds nothing; what never was available does not exist.
-//! - Counts of the PMU are added where those of all vCPUs of a VM are there, together with the time they were counted in.
+//! - A value of a VM in a window is the sum over its vCPUs, and so unavailable where one of them is.
+//! - Counts of the PMU are added together with the time they were counted in.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::event::EventKind;
 use huddle_model::observation::{LossObservation, MergeObservation, Observation, VcpuObservation};
+use huddle_model::rates::sum_over_vcpus;
 use huddle_model::topology::{DomainId, Topology};
 use huddle_model::update::{Round, Update};
 use huddle_model::view::View;
@@ -25,6 +27,25 @@ fn add(sum: &mut Sum, more: Option<u64>) {
     if let Some(more) = more {
         *sum = Some(sum.unwrap_or(0).saturating_add(more));
     }
+}
+
+/// The sum over the vCPUs of a VM; `None` if it is unavailable for one, or there is none.
+fn sum_of(vcpus: &[VcpuObservation], value: impl Fn(&VcpuObservation) -> Option<u64>) -> Option<u64> {
+    vcpus.iter().map(value).sum::<Option<u64>>().filter(|_| !vcpus.is_empty())
+}
+
+/// CPU time of the vCPUs of a VM in each domain; `None` if for one of them it is not known where it ran, or how long there.
+fn run_ns_by_domain(vcpus: &[VcpuObservation], topology: &Topology) -> Option<BTreeMap<DomainId, u64>> {
+    let mut by_domain = BTreeMap::new();
+    for vcpu in vcpus {
+        for place in vcpu.residency.value()? {
+            let run_ns = place.run_ns?;
+            if let Some(domain) = topology.domain_of(place.cpu) {
+                *by_domain.entry(domain).or_default() += run_ns;
+            }
+        }
+    }
+    Some(by_domain)
 }
 
 /// Sums of one VM.
@@ -65,22 +86,17 @@ impl VmSums {
     }
 
     fn add_vcpus(&mut self, vcpus: &[VcpuObservation], topology: Option<&Topology>, window_us: u64) {
-        for vcpu in vcpus {
-            add(&mut self.run_ns, vcpu.run_ns());
-            add(&mut self.guest_ns, vcpu.guest_ns.value().copied());
-            add(&mut self.migrations, vcpu.migrations.value().copied());
-            add(&mut self.domain_migrations, vcpu.domain_migrations.value().copied());
-            for place in vcpu.residency.value().into_iter().flatten() {
-                if let (Some(domain), Some(run_ns)) =
-                    (topology.and_then(|topology| topology.domain_of(place.cpu)), place.run_ns)
-                {
-                    *self.run_ns_by_domain.entry(domain).or_default() += run_ns;
-                }
-            }
+        add(&mut self.run_ns, sum_of(vcpus, VcpuObservation::run_ns));
+        add(&mut self.guest_ns, sum_of(vcpus, |vcpu| vcpu.guest_ns.value().copied()));
+        add(&mut self.migrations, sum_of(vcpus, |vcpu| vcpu.migrations.value().copied()));
+        add(&mut self.domain_migrations, sum_of(vcpus, |vcpu| vcpu.domain_migrations.value().copied()));
+        let by_domain = topology.and_then(|topology| run_ns_by_domain(vcpus, topology));
+        for (domain, run_ns) in by_domain.into_iter().flatten() {
+            *self.run_ns_by_domain.entry(domain).or_default() += run_ns;
         }
         let count = |role| {
-            let counts = vcpus.iter().map(|vcpu| vcpu.counters.count(role).value().copied());
-            counts.sum::<Option<f64>>().filter(|count| count.is_finite() && !vcpus.is_empty())
+            let sum = sum_over_vcpus(vcpus.iter().map(|vcpu| vcpu.counters.count(role).clone()));
+            sum.value().copied().filter(|count| count.is_finite())
         };
         let counts = CounterRole::ALL.map(count);
         if counts.iter().any(Option::is_some) {
@@ -224,6 +240,7 @@ impl Fold {
 
 #[cfg(test)]
 mod tests {
+    use huddle_model::rates::{CounterDelta, DID_NOT_RUN};
     use huddle_model::vm::TaskId;
     use huddle_testing::sample_observed::observed;
 
@@ -281,7 +298,7 @@ mod tests {
         let mut view = observed(1, 2);
         let window = view.observation.value().unwrap();
         let mut window = Observation::clone(window);
-        window.vcpus[0].counters = huddle_model::rates::CounterDelta::unavailable("no PMU");
+        window.vcpus[0].counters = CounterDelta::unavailable("no PMU");
         window.merging[0].merges = Availability::Unavailable("no KSM".into());
         view.observation = Availability::Available(Arc::new(window));
         let fold = followed([view]);
@@ -289,6 +306,45 @@ mod tests {
         assert_eq!(fold.vms["vm0"].merges, None);
         assert!(fold.vms["vm1"].counts[1].is_some());
         assert_eq!(followed([]).merges, None);
+    }
+
+    #[test]
+    fn a_sum_over_vcpus_is_unavailable_where_one_of_them_is() {
+        // The window of round 1 as of a VM with two vCPUs, of which the second one is changed.
+        let with = |change: &dyn Fn(&mut VcpuObservation)| {
+            let mut view = observed(1, 1);
+            let mut window = Observation::clone(view.observation.value().unwrap());
+            let mut second = VcpuObservation { vcpu: 1, ..window.vcpus[0].clone() };
+            change(&mut second);
+            window.vcpus.push(second);
+            view.observation = Availability::Available(Arc::new(window));
+            followed([view]).vms["vm0"].clone()
+        };
+        let gone = || "no probe".to_owned();
+        let whole = with(&|_| {});
+        let known = (whole.run_ns, whole.guest_ns, whole.migrations, whole.domain_migrations);
+        assert_eq!(whole.run_ns, Some(1_600_000_000));
+        assert!(known.1.is_some() && known.2.is_some() && known.3.is_some(), "{known:?}");
+        let without = with(&|vcpu| {
+            vcpu.residency = Availability::Unavailable(gone());
+            vcpu.guest_ns = Availability::Unavailable(gone());
+            vcpu.migrations = Availability::Unavailable(gone());
+            vcpu.domain_migrations = Availability::Unavailable(gone());
+        });
+        let unknown = (without.run_ns, without.guest_ns, without.migrations, without.domain_migrations);
+        assert_eq!(unknown, (None, None, None, None));
+        assert_eq!(without.run_ns_by_domain, BTreeMap::new());
+        // What did not run had no misses.
+        let ended = with(&|vcpu| vcpu.counters = CounterDelta::unavailable("the thread ended"));
+        assert_eq!((ended.counts, ended.counted_us), ([None; 4], None));
+        let idle = with(&|vcpu| vcpu.counters = CounterDelta::unavailable(DID_NOT_RUN));
+        assert_eq!((idle.counts[1], idle.counted_us), (Some(1_000_000.0), Some(1_000_000)));
+        // Xen tells how long, and not where.
+        let somewhere = with(&|vcpu| {
+            vcpu.residency = Availability::Unavailable(gone());
+            vcpu.run_ns_anywhere = Some(5);
+        });
+        assert_eq!((somewhere.run_ns, somewhere.run_ns_by_domain.len()), (Some(800_000_005), 0));
     }
 
     #[test]

@@ -6,21 +6,19 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as BlockingTcp};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as BlockingUnix;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use huddle_host::socket::{NoRoom, SocketKind, remove_stale};
+use huddle_host::socket::{NoRoom, listen_private};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::stat::{Mode, umask};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -87,12 +85,11 @@ impl Server {
                 Listener::Address(listener)
             }
             Listen::Socket(path) => {
-                remove_stale(path, SocketKind::Stream).map_err(|why| match why {
+                let listener = listen_private(path).map_err(|why| match why {
                     NoRoom::Taken => ListenError::Taken(listen.clone()),
                     NoRoom::NotASocket => ListenError::NotASocket(path.clone()),
                     NoRoom::Io(source) => refused(source),
                 })?;
-                let listener = bind_private(path).map_err(refused)?;
                 Listener::Socket(listener, path.clone())
             }
         };
@@ -167,17 +164,6 @@ impl Drop for Server {
             let _ = std::fs::remove_file(path);
         }
     }
-}
-
-fn bind_private(path: &Path) -> io::Result<BlockingUnix> {
-    // The mask makes it private from the start; a file created meanwhile is only more private.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = BlockingUnix::bind(path);
-    umask(before);
-    let listener = bound?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 /// Answers one request.

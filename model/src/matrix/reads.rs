@@ -133,6 +133,11 @@ impl SharingMatrix {
         self.reads.as_ref()?.unavailable[vm].as_deref()
     }
 
+    /// Where what was read is in memory, as [`SharingMatrix::cells_address`]; `None` if reads were not measured.
+    pub fn reads_address(&self) -> Option<usize> {
+        self.reads.as_ref().map(|reads| Arc::as_ptr(reads).addr())
+    }
+
     /// The sets of VMs that read the same shared frames; `None` where that was not measured, or only pairs were.
     pub fn read_groups(&self) -> Option<&SharedGroups> {
         self.reads.as_ref()?.groups.as_ref()

@@ -132,6 +132,8 @@ const NOT_REPORTED: &str = "its workload reports no operations";
 const NONE_REPORTS: &str = "no workload reports its operations";
 /// Why a domain has no residency.
 const OF_VCPUS: &str = "it is a figure of vCPUs";
+/// Why a domain has no CPU time although that of some vCPUs is known.
+const SOME_UNKNOWN: &str = "it is not known how long some vCPU ran";
 const NO_LENGTH: &str = "the window has no length";
 
 /// CPU time of vCPUs, with its parts.
@@ -263,9 +265,16 @@ impl WindowFigures {
         let busy = topology.map_or_else(Vec::new, |topology| busy(seen, topology));
         let domains = topology.into_iter().flat_map(Topology::domains).zip(busy).map(|(domain, busy)| {
             let deltas = by_domain.remove(&domain.id).unwrap_or_default();
+            let run = match &busy {
+                // The load says so by a sign; a figure and a chart of it could not.
+                Availability::Available(busy) if busy.is_least => {
+                    Availability::Unavailable(SOME_UNKNOWN.to_owned())
+                }
+                busy => busy.clone().map(|busy| busy.part * domain.cpus.len() as f64),
+            };
             let figures = Figures {
                 rates: Rates::of(&deltas),
-                run: busy.clone().map(|busy| busy.part * domain.cpus.len() as f64),
+                run,
                 own_domain: Availability::Unavailable(OF_VCPUS.to_owned()),
                 operations: Availability::Unavailable(OF_WHOLE_VMS.to_owned()),
             };

@@ -442,11 +442,14 @@ fn load_is_the_cpu_time_of_vcpus_over_that_of_the_domain() {
         // Four vCPUs that ran 0.7 s each, on four CPUs, in a second.
         let busy = domain.busy.value().unwrap();
         assert!((busy.part - 0.7).abs() < 1e-9 && !busy.is_least, "{busy:?}");
+        assert!((domain.figures.run.value().unwrap() - 2.8).abs() < 1e-9);
     }
     let mut partly = huddle_model::observation::Observation::clone(seen);
     partly.vcpus[0].residency = Availability::Unavailable("the thread ended".into());
     let figures = WindowFigures::of(&partly, topology, &view.in_force);
     assert!(figures.domains.iter().all(|domain| domain.busy.value().unwrap().is_least));
+    // A chart has no sign for "at least".
+    assert!(figures.domains.iter().all(|domain| domain.figures.run.value().is_none()));
     partly.vcpus.iter_mut().for_each(|vcpu| {
         vcpu.residency = Availability::Unavailable("no BPF".into());
     });

@@ -1,7 +1,6 @@
 //! The loop's side.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as BlockingListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +10,6 @@ use huddle_model::command::LoopCommand;
 use huddle_model::recording::RecordingState;
 use huddle_model::update::Step;
 use huddle_model::view::View;
-use nix::sys::stat::{Mode, umask};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::wire::{Line, encode};
 use super::{Answer, Hello, MAX_COMMAND_BYTES, PROTOCOL, ViewerHello, line_of};
-use huddle_host::socket::{NoRoom, SocketKind, remove_stale};
+use huddle_host::socket::{NoRoom, listen_private};
 
 use crate::command::{ENDING, Request, Requests};
 use crate::publish::{Delivery, Publisher, Subscriber};
@@ -73,21 +71,12 @@ impl Server {
     /// # Errors
     /// Another loop serves there, something else exists there, or the kernel refuses.
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Socket { path: path.to_owned(), source };
-        remove_stale(path, SocketKind::Stream).map_err(|why| match why {
+        let listener = listen_private(path).map_err(|why| match why {
             NoRoom::Taken => ServeError::Taken(path.to_owned()),
             NoRoom::NotASocket => ServeError::NotASocket(path.to_owned()),
-            NoRoom::Io(source) => failed(source),
+            NoRoom::Io(source) => ServeError::Socket { path: path.to_owned(), source },
         })?;
-        // The mask makes it private from the start; a file created meanwhile is only more private.
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let bound = BlockingListener::bind(path);
-        umask(before);
-        let listener = bound.map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        let server = Self { listener, path: path.to_owned() };
-        server.listener.set_nonblocking(true).map_err(failed)?;
-        Ok(server)
+        Ok(Self { listener, path: path.to_owned() })
     }
 
     /// Serves viewers until the loop ends. The updates of a step are encoded once for all viewers, and only if there is

@@ -101,10 +101,12 @@ impl Exported {
         families.write(&family::KSM_SCANS, [Sample::new(ksm.full_scans)])?;
         let bytes = |pages: u64| Sample::new(ksm.page_size.bytes_of(pages));
         families.write(&family::KSM_FRAMES, [bytes(ksm.pages_shared)])?;
+        families.write(&family::KSM_SAVED, [bytes(ksm.pages_sharing)])?;
+        // Kernels before 6.6 do not count them (mm/ksm.c, Linux 6.6), so what is at risk is not known there.
+        let zero_pages = ksm.ksm_zero_pages.and_then(|pages| u64::try_from(pages).ok());
+        families.write(&family::KSM_ZERO, zero_pages.map(bytes))?;
         // A page on the zero page needs a frame of its own when it is written to, like one on a merged frame.
-        let zero_pages = ksm.ksm_zero_pages.map_or(0, |pages| u64::try_from(pages).unwrap_or(0));
-        let saved = ksm.pages_sharing.saturating_add(zero_pages);
-        families.write(&family::KSM_SAVED, [bytes(saved)])?;
-        families.write(&family::AT_RISK, [bytes(saved)])
+        let at_risk = zero_pages.map(|pages| bytes(ksm.pages_sharing.saturating_add(pages)));
+        families.write(&family::AT_RISK, at_risk)
     }
 }

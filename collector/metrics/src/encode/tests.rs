@@ -182,6 +182,24 @@ fn what_is_unavailable_is_absent() {
 }
 
 #[test]
+fn what_is_at_risk_is_unknown_where_zero_pages_are_not_counted() {
+    let of = |zero_pages: Option<i64>| {
+        let mut view = full(1, 2);
+        let round = Arc::make_mut(&mut view.round);
+        let ksm = round.ksm.value().unwrap().clone();
+        round.ksm = Availability::Available(KsmState { ksm_zero_pages: zero_pages, ..ksm });
+        let text = text_of(&[view], MetricsSettings::default(), Format::OpenMetrics);
+        let names = ["huddle_ksm_saved_bytes", "huddle_ksm_zero_pages_bytes", "huddle_memory_at_risk_bytes"];
+        names.map(|name| value(&text, name, &[]).map(|bytes| bytes / 4096.0))
+    };
+    assert_eq!(of(Some(50)), [Some(900.0), Some(50.0), Some(950.0)]);
+    assert_eq!(of(Some(0)), [Some(900.0), Some(0.0), Some(900.0)]);
+    assert_eq!(of(None), [Some(900.0), None, None]);
+    // The kernel's counter is signed.
+    assert_eq!(of(Some(-1)), [Some(900.0), None, None]);
+}
+
+#[test]
 fn vms_and_pairs_are_bounded_and_the_rest_is_counted() {
     let settings = MetricsSettings { max_vms: 2, max_pairs: 0, ..MetricsSettings::default() };
     let text = text_of(&[full(1, 5)], settings, Format::OpenMetrics);

@@ -11,6 +11,7 @@
 //!   segment into the form of the recorder's.
 //! - [`fleet`]: a fleet at a glance, which the analysis writes.
 //! - [`place`]: where a run and its tables are.
+//! - [`rows`]: the rows of a segment, one by one.
 //! - [`summary`]: the result of an experiment, which is not a recording and stands beside some.
 //! - [`guarded`]: catches panics of libraries on damaged segments of older recordings, which have no checksums.
 
@@ -24,6 +25,7 @@ pub mod notes;
 pub mod place;
 pub mod regular;
 pub mod rewrite;
+pub mod rows;
 pub mod segment;
 pub mod summary;
 pub mod table;

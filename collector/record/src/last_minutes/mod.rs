@@ -20,7 +20,7 @@ use huddle_recording::guarded::{Threads, guarded};
 
 use super::writer::RunWriter;
 use super::{RecordError, RecorderLimits, RecordingStatus, RecordingSummary};
-use size::Sizes;
+use size::{Counted, Sizes};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,6 @@ pub struct LastMinutes {
     /// What was before the oldest step.
     base: Option<View>,
     steps: VecDeque<KeptStep>,
-    bytes: u64,
     sizes: Sizes,
     /// The newest step that fell out although it was not too old.
     cut: Option<Instant>,
@@ -48,7 +47,7 @@ pub struct LastMinutes {
 struct KeptStep {
     at: Instant,
     step: Step,
-    bytes: u64,
+    counted: Counted,
 }
 
 /// A copy of the last minutes, which shares their memory.
@@ -68,22 +67,21 @@ impl LastMinutes {
     /// Of a loop that begins.
     pub fn new(limits: KeepLimits) -> Self {
         let (sizes, steps) = (Sizes::default(), VecDeque::new());
-        Self { limits, base: None, steps, bytes: 0, sizes, cut: None }
+        Self { limits, base: None, steps, sizes, cut: None }
     }
 
     /// Takes a step of the loop.
     pub fn push(&mut self, step: &Step, now: Instant) {
-        let bytes = self.sizes.of(step);
-        self.bytes += bytes;
-        self.steps.push_back(KeptStep { at: now, step: Arc::clone(step), bytes });
+        let counted = self.sizes.add(step);
+        self.steps.push_back(KeptStep { at: now, step: Arc::clone(step), counted });
         while let Some(oldest) = self.steps.front() {
             let is_old = now.saturating_duration_since(oldest.at) > self.limits.age;
-            let is_too_much = self.bytes > self.limits.max_bytes && self.steps.len() > 1;
+            let is_too_much = self.sizes.bytes() > self.limits.max_bytes && self.steps.len() > 1;
             if !is_old && !is_too_much {
                 return;
             }
             if let Some(oldest) = self.steps.pop_front() {
-                self.bytes -= oldest.bytes;
+                self.sizes.remove(oldest.counted);
                 self.cut = if is_old { self.cut } else { Some(oldest.at) };
                 View::follow(&mut self.base, &oldest.step[..]);
             }
@@ -97,7 +95,7 @@ impl LastMinutes {
             base: self.base.clone(),
             steps: self.steps.iter().map(|kept| Arc::clone(&kept.step)).collect(),
             span: self.steps.front().map_or(Duration::ZERO, |oldest| since(oldest.at)),
-            bytes: self.bytes,
+            bytes: self.sizes.bytes(),
             is_cut_short: self.cut.is_some_and(|cut| since(cut) <= self.limits.age),
         }
     }

@@ -1,12 +1,14 @@
-//! How much memory a step takes: an estimate from its lengths, since the allocator does not tell.
+//! How much memory steps take: an estimate from their lengths, since the allocator does not tell.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::mem::size_of;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::event::Event;
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{MatrixVm, SharedGroup, SharedGroups, SharingMatrix};
 use huddle_model::observation::{
     CountedEvent, CpuResidency, MergeObservation, Observation, OccupancyObservation, ProgramObservation,
     ReportObservation, VcpuObservation,
@@ -33,25 +35,66 @@ fn reason<T>(value: &Availability<T>) -> u64 {
     text(value.reason().map_or(0, str::len))
 }
 
-/// Estimates one step after the other: what a round shares with the one before it counts once.
+/// What the kept steps take. Rounds share what did not change between them: such a part counts once, for as long as a step
+/// that has it is kept.
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
-    last: Option<Arc<Round>>,
+    bytes: u64,
+    /// The parts, by their addresses, which are their own since a kept step holds each.
+    parts: HashMap<usize, Part>,
+}
+
+/// A part that several rounds may have.
+#[derive(Debug)]
+struct Part {
+    bytes: u64,
+    /// How many of the kept rounds have it.
+    rounds: usize,
+}
+
+/// What was counted of one step.
+#[derive(Debug)]
+pub(super) struct Counted {
+    /// What no other step has.
+    own_bytes: u64,
+    /// The addresses of its parts.
+    parts: Vec<usize>,
 }
 
 impl Sizes {
-    /// Bytes that the updates take beyond what earlier ones hold already.
-    pub(super) fn of(&mut self, updates: &[Update]) -> u64 {
-        let sum: u64 = updates.iter().map(|update| self.of_update(update)).sum();
-        sum + list::<Update>(updates.len())
+    /// What all steps that were added and not removed take together, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    fn of_update(&mut self, update: &Update) -> u64 {
+    /// Adds a step.
+    pub(super) fn add(&mut self, updates: &[Update]) -> Counted {
+        let mut parts = Vec::new();
+        let sum: u64 = updates.iter().map(|update| self.of_update(update, &mut parts)).sum();
+        let own_bytes = sum + list::<Update>(updates.len());
+        self.bytes += own_bytes;
+        Counted { own_bytes, parts }
+    }
+
+    /// Removes a step that was added, and the parts that only it had.
+    pub(super) fn remove(&mut self, step: Counted) {
+        self.bytes -= step.own_bytes;
+        for address in step.parts {
+            if let Entry::Occupied(mut part) = self.parts.entry(address) {
+                part.get_mut().rounds -= 1;
+                if part.get().rounds == 0 {
+                    self.bytes -= part.remove().bytes;
+                }
+            }
+        }
+    }
+
+    /// What nothing else has of an update; what others may have is added and its addresses are added to `parts`.
+    fn of_update(&mut self, update: &Update, parts: &mut Vec<usize>) -> u64 {
         match update {
             Update::Round(round) => {
-                let bytes = of_round(round, self.last.as_deref());
-                self.last = Some(Arc::clone(round));
-                bytes
+                self.add_parts(round, parts);
+                of_round(round)
             }
             Update::Window(window) => reason(window) + window.value().map_or(0, |window| of_window(window)),
             Update::Switch { in_force, .. } => list::<VcpuPlacement>(in_force.len()) * 2,
@@ -63,6 +106,30 @@ impl Sizes {
             }
             Update::Event(event) => of_event(event),
             Update::Decision(decision) => of_decision(decision),
+        }
+    }
+
+    fn add_parts(&mut self, round: &Round, parts: &mut Vec<usize>) {
+        let mut add = |address: usize, bytes: &dyn Fn() -> u64| {
+            let part = self.parts.entry(address).or_insert_with(|| {
+                let bytes = bytes();
+                self.bytes += bytes;
+                Part { bytes, rounds: 0 }
+            });
+            part.rounds += 1;
+            parts.push(address);
+        };
+        add(Arc::as_ptr(&round.vms).addr(), &|| of_vms(&round.vms));
+        add(Arc::as_ptr(&round.in_force).addr(), &|| list::<VcpuPlacement>(round.in_force.len()) * 2);
+        if let Some(plan) = round.plan.value() {
+            add(Arc::as_ptr(plan).addr(), &|| of_plan(plan));
+        }
+        if let Some(matrix) = round.matrix.value() {
+            add(Arc::as_ptr(matrix).addr(), &|| of_matrix(matrix));
+            add(matrix.cells_address(), &|| of_cells(matrix));
+            if let Some(address) = matrix.reads_address() {
+                add(address, &|| of_reads(matrix));
+            }
         }
     }
 }
@@ -130,53 +197,57 @@ fn of_vcpu(vcpu: &VcpuObservation) -> u64 {
         + vcpu.exits.value().map_or(0, |exits| MAP_ENTRY * exits.len() as u64)
 }
 
-fn of_round(round: &Round, before: Option<&Round>) -> u64 {
-    let is_new = |same: &dyn Fn(&Round) -> bool| !before.is_some_and(same);
-    let mut bytes = size_of::<Round>() as u64 + OVERHEAD;
-    bytes += list::<Event>(round.events.len()) + round.events.iter().map(of_event).sum::<u64>();
-    bytes += reason(&round.matrix) + reason(&round.plan) + reason(&round.topology) + reason(&round.ksm);
-    if is_new(&|before| Arc::ptr_eq(&before.vms, &round.vms)) {
-        bytes += list::<Vm>(round.vms.len()) + round.vms.iter().map(of_vm).sum::<u64>();
-    }
-    if is_new(&|before| Arc::ptr_eq(&before.in_force, &round.in_force)) {
-        bytes += list::<VcpuPlacement>(round.in_force.len()) * 2;
-    }
-    if let Some(plan) = round.plan.value()
-        && is_new(&|before| before.plan.value().is_some_and(|before| Arc::ptr_eq(before, plan)))
-    {
-        bytes += size_of::<Plan>() as u64
-            + list::<VcpuPlacement>(plan.placement.len())
-            + plan.placement.iter().map(|placed| text(placed.vm.len())).sum::<u64>()
-            + plan.reasons.iter().map(|reason| text(reason.len()) + size_of::<String>() as u64).sum::<u64>();
-    }
-    if let Some(matrix) = round.matrix.value()
-        && is_new(&|before| before.matrix.value().is_some_and(|before| Arc::ptr_eq(before, matrix)))
-    {
-        let has_cells =
-            is_new(&|before| before.matrix.value().is_some_and(|before| before.same_sharing_as(matrix)));
-        bytes += of_matrix(matrix, has_cells);
-    }
-    bytes
+/// Without the parts that other rounds may have. The topology is not counted: it does not change while a loop runs.
+fn of_round(round: &Round) -> u64 {
+    let events = list::<Event>(round.events.len()) + round.events.iter().map(of_event).sum::<u64>();
+    let reasons = reason(&round.matrix) + reason(&round.plan) + reason(&round.topology) + reason(&round.ksm);
+    size_of::<Round>() as u64 + OVERHEAD + events + reasons
 }
 
-fn of_matrix(matrix: &SharingMatrix, has_cells: bool) -> u64 {
-    let n = matrix.len() as u64;
-    let vm = size_of::<huddle_model::matrix::MatrixVm>() as u64;
+fn of_vms(vms: &[Vm]) -> u64 {
+    list::<Vm>(vms.len()) + vms.iter().map(of_vm).sum::<u64>()
+}
+
+fn of_plan(plan: &Plan) -> u64 {
+    size_of::<Plan>() as u64
+        + list::<VcpuPlacement>(plan.placement.len())
+        + plan.placement.iter().map(|placed| text(placed.vm.len())).sum::<u64>()
+        + plan.reasons.iter().map(|reason| text(reason.len()) + size_of::<String>() as u64).sum::<u64>()
+}
+
+/// A matrix without its cells and what was read.
+fn of_matrix(matrix: &SharingMatrix) -> u64 {
+    let vms = list::<MatrixVm>(matrix.len());
     let names: u64 = matrix.vms().iter().map(|vm| text(vm.name.len())).sum();
-    let cells = if has_cells {
-        // Rates, frames, and what an estimate has besides: error and two ends of an interval.
-        let tables = 1
-            + u64::from(n > 1 && matrix.shared_frames(0, 1).is_some())
-            + if n > 1 && matrix.rate_error(0, 1).is_some() { 3 } else { 0 }
-            + u64::from(matrix.read_window_ms().is_some()) * 2;
-        let groups = matrix.shared_groups().map_or(0, |groups| {
-            groups.groups().iter().map(|group| list::<u32>(group.vms.len()) + 32).sum::<u64>()
-        });
-        tables * n * (n * 8 + 24 + OVERHEAD) + groups
-    } else {
-        0
-    };
-    size_of::<SharingMatrix>() as u64 + OVERHEAD + n * vm + names + cells
+    size_of::<SharingMatrix>() as u64 + OVERHEAD + vms + names
+}
+
+fn of_cells(matrix: &SharingMatrix) -> u64 {
+    let n = matrix.len();
+    // Rates, frames, and what an estimate has besides: error and two ends of an interval.
+    let tables = 1
+        + u64::from(n > 1 && matrix.shared_frames(0, 1).is_some())
+        + u64::from(n > 1 && matrix.shared_file_frames(0, 1).is_some())
+        + if n > 1 && matrix.rate_error(0, 1).is_some() { 3 } else { 0 };
+    tables * table(n) + of_groups(matrix.shared_groups())
+}
+
+fn of_reads(matrix: &SharingMatrix) -> u64 {
+    let reasons = (0..matrix.len()).filter_map(|vm| matrix.reads_unavailable(vm));
+    table(matrix.len())
+        + list::<Option<String>>(matrix.len())
+        + reasons.map(|reason| text(reason.len())).sum::<u64>()
+        + of_groups(matrix.read_groups())
+}
+
+/// A row of numbers of eight bytes for each VM.
+fn table(vms: usize) -> u64 {
+    list::<Vec<u64>>(vms) + vms as u64 * list::<u64>(vms)
+}
+
+fn of_groups(groups: Option<&SharedGroups>) -> u64 {
+    let groups = groups.map_or(&[][..], |groups| groups.groups());
+    list::<SharedGroup>(groups.len()) + groups.iter().map(|group| list::<u32>(group.vms.len())).sum::<u64>()
 }
 
 fn of_vm(vm: &Vm) -> u64 {

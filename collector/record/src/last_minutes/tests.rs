@@ -1,3 +1,6 @@
+use huddle_model::availability::Availability;
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::update::Round;
 use huddle_testing::sample::manifest;
 use huddle_testing::sample_observed::observed;
 
@@ -53,6 +56,52 @@ fn memory_is_bounded_and_what_fell_out_early_is_said() {
     // A step that is too large by itself is kept nevertheless.
     let (last, now) = kept(KeepLimits { age: SECOND * 60, max_bytes: 1 }, &all);
     assert_eq!(last.kept(now).steps.len(), 1);
+}
+
+/// Rounds that share what did not change, as those of a loop do: here all but the duration of their measurement.
+fn sharing_steps(rounds: u64) -> Vec<Step> {
+    let mut before: Option<Arc<Round>> = None;
+    let step = |number: u64| -> Step {
+        let mut round = Round::clone(&observed(2, 64).round);
+        round.number = number;
+        let matrix = round.matrix.value().map(|matrix| SharingMatrix::clone(matrix));
+        let matrix = matrix.unwrap().measured_in(Some(number as f64));
+        round.matrix = Availability::Available(Arc::new(matrix));
+        if let Some(before) = &before {
+            round = round.sharing_parts_with(before);
+        }
+        let round = Arc::new(round);
+        before = Some(Arc::clone(&round));
+        [Update::Round(round)].into()
+    };
+    (1..=rounds).map(step).collect()
+}
+
+#[test]
+fn what_rounds_share_counts_once_and_as_long_as_one_of_them_is_kept() {
+    let all = sharing_steps(20);
+    let roomy = KeepLimits { age: SECOND * 60, max_bytes: ROOMY };
+    let alone = |steps: &[Step]| {
+        let (last, now) = kept(roomy, steps);
+        last.kept(now).bytes
+    };
+    let (one, two) = (alone(&all[..1]), alone(&all[..2]));
+    assert!(two - one < one / 4, "the second round shares the cells of the first: {one}, {two}");
+    for limits in [
+        KeepLimits { age: SECOND * 5, max_bytes: ROOMY },
+        KeepLimits { age: SECOND * 60, max_bytes: one + (two - one) * 4 },
+        KeepLimits { age: SECOND * 60, max_bytes: 1 },
+    ] {
+        let (last, now) = kept(limits, &all);
+        let kept = last.kept(now);
+        assert!((1..=6).contains(&kept.steps.len()), "{limits:?}: {}", kept.steps.len());
+        // The first round, which brought the shared parts, is not among them.
+        assert_eq!(kept.bytes, alone(&kept.steps), "{limits:?}: {} steps", kept.steps.len());
+    }
+    // What no round has any more does not count.
+    let changed: Vec<Step> = sharing_steps(3).into_iter().chain(steps(1)).collect();
+    let (last, now) = kept(KeepLimits { age: SECOND / 2, max_bytes: ROOMY }, &changed);
+    assert_eq!(last.kept(now).bytes, alone(&changed[3..]));
 }
 
 #[test]

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use huddle_model::schema::{Manifest, Row, SCHEMA_VERSION, Table};
 use huddle_recording::columns::{self, Footer};
 use huddle_recording::notes::Notes;
+use huddle_recording::rows::{self, Cells, Wanted};
 use huddle_recording::segment::Origin;
 use huddle_recording::segment::{FileId, SegmentFault, SegmentName, check_segment, reopen};
 use huddle_recording::table::missing_segments;
 use huddle_recording::{Listing, list_segments};
 
 use super::ReplayError;
-use super::segment::{self, Cells, Wanted};
+use super::segment;
 
 /// Most rows of one table that belong to one round or window: 2,000 VMs share in as many pairs.
 pub(super) const MAX_ROWS: usize = 4 << 20;
@@ -94,9 +95,9 @@ impl TableFiles {
     ) {
         for segment in &self.segments {
             let read = segment.footer(self.table).and_then(|(file, footer)| {
-                let all = Wanted { groups: None, key: None };
+                let all = Wanted::default();
                 let each = |cells: &Cells<'_>| each(cells).map(|()| true);
-                segment::cells(&segment.path, file, footer, self.table, names, all, each)
+                rows::cells(&segment.path, file, footer, self.table, names, all, each)
             });
             if let Err(fault) = read {
                 self.has_gaps = true;
@@ -109,9 +110,9 @@ impl TableFiles {
     pub(super) fn all<R: Row>(&self, most: usize, warnings: &mut Vec<String>) -> Vec<R> {
         let mut rows = Vec::new();
         for segment in &self.segments {
-            let wanted = Wanted { groups: None, key: None };
+            let wanted = Wanted::default();
             let read = segment.footer(self.table).and_then(|(file, footer)| {
-                segment::rows(&segment.path, file, footer, wanted, |row| {
+                rows::rows(&segment.path, file, footer, wanted, |row| {
                     rows.push(row);
                     rows.len() < most
                 })
@@ -191,7 +192,7 @@ impl Footers {
             }
             let (file, footer) = self.get(files.table, segment)?;
             let wanted = Wanted { groups: Some(groups), key: Some(key) };
-            segment::rows(&segment.path, file, footer, wanted, |row| {
+            rows::rows(&segment.path, file, footer, wanted, |row| {
                 count += 1;
                 if count <= MAX_ROWS {
                     each(row);
@@ -199,7 +200,7 @@ impl Footers {
                 count <= MAX_ROWS
             })?;
             if count > MAX_ROWS {
-                let key_name = segment::key(files.table);
+                let key_name = rows::key(files.table);
                 return Err(ReplayError::TooManyRows {
                     table: files.table,
                     key: key_name,

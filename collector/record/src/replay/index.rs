@@ -4,9 +4,9 @@
 //! own. The window that ended in a round has the previous round as its own, and ends after the next round began.
 
 use huddle_model::schema::{Cell, Manifest, Table};
+use huddle_recording::rows::Cells;
 
 use super::files::TableFiles;
-use super::segment::Cells;
 
 /// When a round was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
