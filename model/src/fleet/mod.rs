@@ -6,9 +6,11 @@
 //! Nothing here moves a VM.
 
 mod contents;
+mod generated;
 mod proposal;
 mod sketch;
 
 pub use contents::{Contents, FleetContents};
+pub use generated::{FleetShape, GeneratedFleet, InvalidShape};
 pub use proposal::{Fleet, FleetHost, FleetVm, InvalidFleet, Move, MoveLimits, Proposal, propose};
 pub use sketch::{Containment, Scale, Sketch, ZeroScale};
