@@ -79,7 +79,7 @@ fn sketches(host: u64) -> Rows {
             host_cores: Some(8),
             host_caches: Some(2),
             host_cache_bytes: Some(32 << 20),
-            host_memory_bytes: 64 << 30,
+            host_memory_bytes: Some(64 << 30),
             vm: Some(vm.into()),
             vm_kind: None,
             uuid: None,

@@ -57,7 +57,7 @@ fn record_with(
             host_cores: None,
             host_caches: Some(2),
             host_cache_bytes: None,
-            host_memory_bytes: 16 * GIB,
+            host_memory_bytes: Some(16 * GIB),
             vm: Some(of.vm.into()),
             vm_kind: None,
             uuid,

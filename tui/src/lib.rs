@@ -30,6 +30,7 @@
 
 mod app;
 mod colour;
+mod fleet;
 pub mod picture;
 pub mod terminal;
 mod view;
@@ -39,4 +40,5 @@ pub use app::keys::{Binding, Command, Key, KeyMap, KeysError, Scope};
 pub use app::scale::Scale;
 pub use app::{Action, App, Capability, ExperimentResult, Options, Replay, Source, Speed, Tone, View};
 pub use colour::{Charset, ColourEnv, ColourMode, LocaleEnv, Palette, PaletteError};
+pub use fleet::FleetApp;
 pub use view::{draw, render};

@@ -38,7 +38,7 @@ pub use environment::read_environment;
 pub use error::RecordError;
 pub use handle::{Recorder, RecorderHandle, RecorderNotice, RecordingStatus, RecordingSummary};
 pub use huddle_recording::guarded::is_guarded;
-pub use huddle_recording::{SummaryFault, read_summary};
+pub use huddle_recording::{OverviewFault, SummaryFault, read_fleet_overview, read_summary};
 pub use last_minutes::{KeepLimits, Kept, LastMinutes};
 pub use limits::{QueueLimit, RecorderLimits, RecordingLimits, RetryLimits, SegmentLimits};
 pub use manifest::{RunAbout, host_name, new_manifest};

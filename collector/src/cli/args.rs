@@ -145,7 +145,8 @@ pub(crate) struct MatrixArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct SketchArgs {
     /// File with the secret seed of the fleet, the same on all its hosts; its name is recorded, not what is in it
-    #[arg(long, value_name = "FILE", required_unless_present = "make_seed")]
+    /// [default: `[sketch] seed` of the configuration]
+    #[arg(long, value_name = "FILE")]
     pub(crate) seed: Option<PathBuf>,
     /// Record into this directory, which must be new or empty
     #[arg(long, value_name = "DIR", required_unless_present_any = ["make_seed", "fleet"])]
@@ -153,7 +154,7 @@ pub(crate) struct SketchArgs {
     /// Record below this directory, in host=HOST/run=RUN
     #[arg(long, value_name = "DIR", conflicts_with = "record")]
     pub(crate) fleet: Option<PathBuf>,
-    /// Keep about one content in so many [default: 1024]
+    /// Keep about one content in so many [default: `[sketch] one_in` of the configuration, or 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1 << 32))]
     pub(crate) one_in: Option<u64>,
     /// Most processor time, as a share of one CPU [default: 0.5]
@@ -301,6 +302,24 @@ pub(crate) struct TopArgs {
         ]
     )]
     pub(crate) replay: Option<PathBuf>,
+    /// Show a fleet instead of a loop: families of contents by host, what hosts share, and proposed moves. FILE is what
+    /// `huddle-analysis fleet overview` wrote
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "attach", "replay", "dry_run", "ksm_run", "merge", "min_interval", "window", "socket", "trial",
+            "report_socket", "record"
+        ]
+    )]
+    pub(crate) fleet: Option<PathBuf>,
+}
+
+impl TopArgs {
+    /// Whether it shows a loop of its own, and so measures and changes this host.
+    pub(crate) fn runs_a_loop(&self) -> bool {
+        self.attach.is_none() && self.replay.is_none() && self.fleet.is_none()
+    }
 }
 
 /// `NAME=PID` of `--vm`.

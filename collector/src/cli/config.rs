@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod page;
 pub(crate) mod reload;
+mod sketch;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -29,6 +30,7 @@ use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
 use huddle_xen::toolstack::AffinityKind;
 use serde::Deserialize;
 
+use self::sketch::SketchingSettings;
 use super::failure::Failure;
 
 /// `huddle --config FILE` reads settings in TOML. A flag on the command line wins over its setting here. Unknown
@@ -77,6 +79,10 @@ use super::failure::Failure;
 /// keep = "10m"
 /// keep_dir = "/var/log/huddle"
 ///
+/// [sketch]
+/// seed = "/etc/huddle/fleet.seed"
+/// every = "6h"
+///
 /// [metrics]
 /// listen = "127.0.0.1:9188"
 ///
@@ -123,6 +129,8 @@ pub(crate) struct Config {
     pub(crate) trial: TrialSettings,
     /// Limits of recordings.
     pub(crate) record: RecordSettings,
+    /// Sketches of what VMs hold.
+    pub(crate) sketch: SketchingSettings,
     /// Metrics for monitoring.
     pub(crate) metrics: MetricsSettings,
     /// How the terminal looks and is used.

@@ -1,6 +1,7 @@
 //! What flags and config together mean: the stages a command works with.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_engine::backend::{Backend, CounterChoice, HostBackend, XenBackend, undoers};
@@ -41,7 +42,7 @@ pub(crate) struct Context {
     /// The affinity of Xen's vCPUs that is meant.
     pub(crate) xen_affinity: AffinityKind,
     /// Processes of this host, or the domains of its Xen, unless processes are named as VMs.
-    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) backend: Arc<dyn Backend>,
     state_dir: Option<PathBuf>,
 }
 
@@ -101,13 +102,13 @@ impl Context {
         let counters = CounterChoice { events, guest_only };
         let xen_affinity = common.xen_affinity.map(AffinityKind::from).or(config.xen.affinity);
         let xen_affinity = xen_affinity.unwrap_or_default();
-        let backend: Box<dyn Backend> = if huddle_xen::is_control_domain(&root) && !names_processes {
+        let backend: Arc<dyn Backend> = if huddle_xen::is_control_domain(&root) && !names_processes {
             let domains = DomainChoice { affinity: xen_affinity, selection };
             let last_level = config.xen.last_level_caches().map_err(Failure::usage)?;
             let caches = KnownCaches::of_host(&root, last_level);
-            Box::new(XenBackend { root: root.clone(), cache_level, domains, caches, sharing })
+            Arc::new(XenBackend { root: root.clone(), cache_level, domains, caches, sharing })
         } else {
-            Box::new(HostBackend {
+            Arc::new(HostBackend {
                 root: root.clone(),
                 cache_level,
                 discover,

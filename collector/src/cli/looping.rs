@@ -31,6 +31,7 @@ use super::metrics::{EarlySocket, Served};
 use super::recorder::{LoopRecorder, Recordings};
 use super::recording::{self, Notices};
 use super::signals::{Hangup, SaveSignal, StopSignals};
+use super::sketching::Sketching;
 
 /// The socket for reports in the state directory.
 pub(crate) const REPORTS_FILE: &str = "reports";
@@ -45,6 +46,7 @@ pub(crate) struct Loop {
     notices: Notices,
     keeper: Option<Keeper>,
     save: SaveSignal,
+    sketching: Option<Sketching>,
     metrics: Option<Served>,
     server: Option<Server>,
     can_pin: bool,
@@ -66,11 +68,16 @@ impl Loop {
         context.backend.check(&choice)?;
         context.check_limits()?;
         let kept = what_is_kept(context, args)?;
+        let sketching = Sketching::prepare(context)?;
         let (signals, save) = (StopSignals::listen_for_loop(hangup)?, SaveSignal::listen()?);
         let mut pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
         let metrics = Served::prepare(&context.root, &context.config.metrics, early)?;
         let (recordings, notices) = Recordings::of(context);
+        let recordings = match &sketching {
+            Some(sketching) => recordings.with_sketches(sketching.fact()),
+            None => recordings,
+        };
         let recordings = Arc::new(recordings);
         let keeper = kept.map(|(limits, dir)| keeper(context, limits, dir, &recordings));
         let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
@@ -117,6 +124,7 @@ impl Loop {
             notices,
             keeper,
             save,
+            sketching,
             metrics,
             server,
             can_pin,
@@ -188,12 +196,19 @@ impl Loop {
                 None => std::future::pending().await,
             }
         };
+        let sketching = async {
+            match self.sketching {
+                Some(sketching) => sketching.serve(&recorder, || publisher.view(), &publish).await,
+                None => std::future::pending().await,
+            }
+        };
         let end = tokio::select! {
             end = run(self.engine, self.passes, stop, &publish, of_engine, options) => end,
             () = route => unreachable!("it waits for ever"),
             () = &mut recorded => unreachable!("it waits for ever"),
             () = notices => unreachable!("it waits for ever"),
             () = saving => unreachable!("it waits for ever"),
+            () = sketching => unreachable!("it waits for ever"),
             () = metrics => unreachable!("it waits for ever"),
         };
         if let Some(serving) = serving {

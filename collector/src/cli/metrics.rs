@@ -26,7 +26,7 @@ impl EarlySocket {
     pub(crate) fn bind(common: &Common, command: &Command) -> Result<Self, Failure> {
         let runs_a_loop = match command {
             Command::Run(_) => true,
-            Command::Top(top) => top.attach.is_none() && top.replay.is_none(),
+            Command::Top(top) => top.runs_a_loop(),
             _ => false,
         };
         let Some(path) = common.config.as_deref().filter(|_| runs_a_loop) else { return Ok(Self::default()) };

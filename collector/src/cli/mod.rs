@@ -18,6 +18,8 @@ mod runs;
 mod seed_file;
 mod service;
 mod signals;
+mod sketches;
+mod sketching;
 mod table;
 
 use std::process::ExitCode;

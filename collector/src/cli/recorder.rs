@@ -12,7 +12,7 @@ use huddle_host::stages::Clock;
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::recording::RecordingState;
-use huddle_model::schema::{EventFact, Manifest, SketchFact, run_id};
+use huddle_model::schema::{EventFact, Manifest, Rows, SketchFact, run_id};
 use huddle_model::text::counted;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::update::Step;
@@ -77,6 +77,13 @@ impl LoopRecorder {
         }
         if let Some(running) = &*lock(&self.running) {
             running.send(Arc::clone(step));
+        }
+    }
+
+    /// Records these rows, if a recording runs; never waits.
+    pub(crate) fn send_rows(&self, rows: Rows) {
+        if let Some(running) = &*lock(&self.running) {
+            running.send_rows(rows);
         }
     }
 
@@ -216,7 +223,9 @@ impl Recordings {
     /// Writes the last minutes as a recording that has ended.
     pub(crate) fn write(&self, dir: &Path, kept: &Kept) -> Result<RecordingSummary, Failure> {
         let begin_us = kept.begin_unix_us().and_then(|begin_us| i64::try_from(begin_us).ok());
-        kept.write(dir, self.manifest(begin_us.unwrap_or_default())?, self.limits).map_err(Failure::failed)
+        // Sketches are not kept.
+        let manifest = Manifest { sketches: None, ..self.manifest(begin_us.unwrap_or_default())? };
+        kept.write(dir, manifest, self.limits).map_err(Failure::failed)
     }
 
     /// The manifest of a recording that begins at this time, in microseconds since the Unix epoch.

@@ -1,14 +1,17 @@
 //! `huddle sketch` of processes whose contents are known.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use huddle_model::fleet::{Scale, Sketch};
 use huddle_testing::own_state;
 use huddle_testing::recording::{columns, number, rows, text};
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::tenant::Tenant;
@@ -17,6 +20,7 @@ use crate::trial;
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("sketch_tells_what_vms_of_different_runs_have_in_common", tells_what_is_in_common),
+        trial("sketches_are_part_of_the_recording_of_a_loop", are_part_of_a_recording),
         trial("sketch_refuses_a_seed_that_is_no_secret", refuses_a_seed_that_is_no_secret),
     ]
 }
@@ -69,6 +73,60 @@ fn tells_what_is_in_common() {
     assert!(found.standard_error < 0.02, "{found:?}");
     let found = b.containment_in(&a).unwrap();
     assert!((0.85..0.92).contains(&found.rate), "eight ninths: {found:?}");
+}
+
+/// The configuration of a loop that makes sketches.
+fn config(dir: &Path, seed: &str) -> String {
+    let path = dir.join("huddle.toml");
+    std::fs::write(&path, format!("[sketch]\n{seed}\none_in = 2\nevery = \"1m\"\ncpu_share = 1\n")).unwrap();
+    path.display().to_string()
+}
+
+fn are_part_of_a_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let seed = path("lab.seed");
+    assert!(huddle(dir.path(), &["sketch", "--make-seed", &seed]).status.success());
+    let (a, b) = (Tenant::start("a", "set:1:3000"), Tenant::start("b", "set:1:1000,set:2:500"));
+    let config = config(dir.path(), &format!("seed = {seed:?}"));
+    let vms = [&a, &b].map(|tenant| format!("{}={}", tenant.name, tenant.pid()));
+    let run = path("run");
+    let mut looping = Command::new(env!("CARGO_BIN_EXE_huddle"))
+        .args(["--config", &config, "run", "--dry-run", "--record", &run, "--vm", &vms[0], "--vm", &vms[1]])
+        .envs(own_state(dir.path()))
+        .env_remove("HUDDLE_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(looping.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.any(|line| line.contains("sketches recorded: ")), "the log has ended without sketches");
+    kill(Pid::from_raw(looping.id() as i32), Signal::SIGTERM).unwrap();
+    let rest: Vec<String> = log.collect();
+    assert!(looping.wait().unwrap().success(), "{rest:?}");
+
+    let rows = rows(&Path::new(&run).join("sketches"));
+    let sketch = |name: &str| {
+        let of_vm = rows.iter().filter(|row| text(row, "vm") == name);
+        let hashes = of_vm.map(|row| number(row, "hash").unwrap() as u64);
+        hashes.collect::<BTreeSet<u64>>().len() as f64 * 2.0
+    };
+    // Their own pages, beside those of the program.
+    assert!((2800.0..3700.0).contains(&sketch("a")), "{}", sketch("a"));
+    assert!((1400.0..2200.0).contains(&sketch("b")), "{}", sketch("b"));
+    let hosts = huddle_testing::recording::rows(&Path::new(&run).join("hosts"));
+    assert_eq!(hosts.len(), 2);
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(Path::new(&run).join("manifest.json")).unwrap()).unwrap();
+    assert_eq!((&manifest["sketches"]["one_in"], &manifest["sketches"]["seed"]), (&2.into(), &"lab".into()));
+
+    // Without a seed nothing begins.
+    let config = self::config(dir.path(), "");
+    let refused = path("refused");
+    let output = huddle(dir.path(), &["--config", &config, "run", "--dry-run", "--record", &refused]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("[sketch] every needs the seed of the fleet"), "{stderr}");
+    assert!(!Path::new(&refused).exists());
 }
 
 fn refuses_a_seed_that_is_no_secret() {

@@ -7,10 +7,15 @@
 
 mod contents;
 mod generated;
+mod overview;
 mod proposal;
 mod sketch;
 
 pub use contents::{Contents, FleetContents};
 pub use generated::{FleetShape, GeneratedFleet, InvalidShape};
+pub use overview::{
+    FLEET_OVERVIEW_SCHEMA, FamilyOnHost, FamilyOverview, FleetOverview, HostOverview, InvalidOverview,
+    MoveOverview,
+};
 pub use proposal::{Fleet, FleetHost, FleetVm, InvalidFleet, Move, MoveLimits, Proposal, propose};
 pub use sketch::{Containment, Scale, Sketch, ZeroScale};

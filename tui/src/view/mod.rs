@@ -1,9 +1,9 @@
 //! Rendering of the state, which it does not change.
 
-mod canvas;
+pub(crate) mod canvas;
 mod chart;
 mod compare;
-mod format;
+pub(crate) mod format;
 mod help;
 mod hint;
 mod ksm;
@@ -17,7 +17,7 @@ mod sharing;
 mod simulated;
 mod strips;
 mod summary;
-mod theme;
+pub(crate) mod theme;
 
 use huddle_model::availability::Availability;
 use huddle_model::recording::Interruption;

@@ -9,7 +9,7 @@ use huddle_host::discover::{DiscoverOptions, Discoverer, Discovery};
 use huddle_host::pin::{HostPinner, Journal, Scheduler, StateLock};
 use huddle_host::stages::{Measurement, PassTrigger, SharingSource, StageError};
 use huddle_host::topology::{caches, usable_cpus};
-use huddle_host::{ksm, numa, schedulers, topology};
+use huddle_host::{ksm, memory, numa, page, schedulers, topology};
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::matrix::{Method, Weigh};
@@ -204,6 +204,14 @@ impl Backend for HostBackend {
             Method::Merged | Method::Events | Method::File => self.scan().measure(vms),
         };
         measured.map_err(why_not_measured)
+    }
+
+    fn page_bytes(&self) -> u64 {
+        page::size().bytes()
+    }
+
+    fn memory_bytes(&self) -> Availability<u64> {
+        memory::total_bytes(&self.root).map_err(|error| error.to_string()).into()
     }
 
     fn sketch(&self, settings: &SketchSettings, vms: &[Vm]) -> Result<Sketches, BackendError> {

@@ -133,7 +133,7 @@ pub struct Terms {
 }
 
 /// What the loop and the commands need of a hypervisor.
-pub trait Backend {
+pub trait Backend: Send + Sync {
     /// Words for messages and tables.
     fn terms(&self) -> Terms;
 
@@ -188,6 +188,12 @@ pub trait Backend {
         content: ContentSettings,
         vms: &[Vm],
     ) -> Result<Measurement, BackendError>;
+
+    /// Bytes of a page as contents are compared.
+    fn page_bytes(&self) -> u64;
+
+    /// Memory of the host, in bytes.
+    fn memory_bytes(&self) -> Availability<u64>;
 
     /// Sketches of what VMs hold.
     ///

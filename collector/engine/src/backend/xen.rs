@@ -19,7 +19,7 @@ use huddle_xen::contents::sketch_domains;
 use huddle_xen::merging::{MergeSettings, Xen};
 use huddle_xen::observer::XenObserver;
 use huddle_xen::stages::{Interval, Merging, XenContents, XenFacts};
-use huddle_xen::toolstack::Toolstack;
+use huddle_xen::toolstack::{PAGE_BYTES, Toolstack};
 use huddle_xen::topology::KnownCaches;
 use huddle_xen::vms::{DomainChoice, XenVms};
 
@@ -143,6 +143,14 @@ impl Backend for XenBackend {
             ));
         }
         self.contents(content)?.scan(vms).map_err(why_not_measured)
+    }
+
+    fn page_bytes(&self) -> u64 {
+        PAGE_BYTES as u64
+    }
+
+    fn memory_bytes(&self) -> Availability<u64> {
+        Availability::Unavailable("dom0 sees its own memory only".into())
     }
 
     fn sketch(&self, settings: &SketchSettings, vms: &[Vm]) -> Result<Sketches, BackendError> {

@@ -4,7 +4,8 @@ use super::*;
 
 fn replacement(policy: Policy, sources: Option<Sources>) -> Replacement {
     let notes = vec!["the policy has changed".to_owned()];
-    Replacement { policy, weigh: Weigh::All, limits: PlanLimits::default(), sources, notes }
+    let (policy, limits) = (Some(policy), Some(PlanLimits::default()));
+    Replacement { policy, weigh: Some(Weigh::All), limits, sources, notes }
 }
 
 #[tokio::test]

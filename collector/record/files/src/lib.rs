@@ -9,11 +9,13 @@
 //! - [`table`]: the segments of a table, and which of them are missing.
 //! - [`columns`]: whether the columns of a segment, whoever wrote it, can be read without a loss; [`rewrite`] brings such a
 //!   segment into the form of the recorder's.
+//! - [`fleet`]: a fleet at a glance, which the analysis writes.
 //! - [`summary`]: the result of an experiment, which is not a recording and stands beside some.
 //! - [`guarded`]: catches panics of libraries on damaged segments of older recordings, which have no checksums.
 
 pub mod columns;
 mod convert;
+pub mod fleet;
 pub mod guarded;
 pub mod label;
 pub mod manifest;
@@ -24,6 +26,7 @@ pub mod segment;
 pub mod summary;
 pub mod table;
 
+pub use fleet::{OverviewFault, read_fleet_overview};
 pub use manifest::{ManifestFault, read_manifest};
 pub use segment::{Checked, FileId, Origin, SegmentFault, SegmentName, check_segment};
 pub use summary::{MAX_SUMMARY_BYTES, SummaryFault, read_summary};

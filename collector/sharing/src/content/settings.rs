@@ -19,6 +19,8 @@ impl Share {
     pub const ALL: Self = Self(1.0);
     /// One half.
     pub const HALF: Self = Self(0.5);
+    /// One fiftieth.
+    pub const FIFTIETH: Self = Self(0.02);
     /// One twentieth.
     pub const TWENTIETH: Self = Self(0.05);
 

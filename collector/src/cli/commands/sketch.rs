@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use huddle_host::clock::HostClock;
-use huddle_host::memory;
-use huddle_host::stages::Clock as _;
 use huddle_model::fleet::Scale;
-use huddle_model::schema::{HostRow, Rows, SketchFact, SketchRow, VmColumns};
-use huddle_model::vm::{GuestRegion, Vm};
-use huddle_sharing::content::{SKETCH_HASH, Share, SketchSettings, Sketches, VmSketch};
+use huddle_model::schema::SketchFact;
+use huddle_model::vm::Vm;
+use huddle_sharing::content::{Share, Sketches};
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format, SketchArgs};
@@ -16,6 +13,7 @@ use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::recorder::Recordings;
 use crate::cli::seed_file;
+use crate::cli::sketches::{Sketched, Sketcher, measured};
 use crate::cli::table::{print, print_json, print_table, right, table};
 
 pub(crate) fn run(common: &Common, args: &SketchArgs) -> Result<(), Failure> {
@@ -26,20 +24,18 @@ pub(crate) fn run(common: &Common, args: &SketchArgs) -> Result<(), Failure> {
             path.display()
         ));
     }
-    let Some(seed) = &args.seed else {
+    let context = Context::new(common)?;
+    let settings = &context.config.sketch;
+    let Some(seed) = args.seed.as_ref().or(settings.seed.as_ref()) else {
         return Err(Failure::usage(anyhow::anyhow!(
-            "--seed is missing: the file with the seed of the fleet"
+            "the file with the seed of the fleet is missing: give --seed, or [sketch] seed in the configuration"
         )));
     };
-    let (key, seed_name) = seed_file::read(seed).map_err(Failure::usage)?;
-    let scale = args.one_in.map_or(Ok(Scale::DEFAULT), Scale::new).map_err(Failure::usage)?;
-    let settings = SketchSettings { key, scale, cpu_share: args.cpu_share.unwrap_or(Share::HALF) };
-
-    let context = Context::new(common)?;
+    let seed = seed_file::read(seed).map_err(Failure::usage)?;
+    let scale = args.one_in.map_or_else(|| Ok(settings.scale()), Scale::new).map_err(Failure::usage)?;
+    let sketcher = Sketcher::new(&context, seed, scale, args.cpu_share.unwrap_or(Share::HALF));
     let vms = context.vms()?;
-    let begin_us = now_us();
-    let sketches = context.backend.sketch(&settings, &vms)?;
-    let end_us = now_us();
+    let Sketched { sketches, rows } = sketcher.sketch(&vms)?;
     let why_not = |vm: usize| sketches.unmeasured.iter().find(|left_out| left_out.vm == vm);
     for (vm, facts) in vms.iter().enumerate() {
         if let Some(left_out) = why_not(vm) {
@@ -57,18 +53,7 @@ pub(crate) fn run(common: &Common, args: &SketchArgs) -> Result<(), Failure> {
         tracing::warn!("{note}");
     }
 
-    let about = SketchFact {
-        one_in: scale.one_in(),
-        hash: SKETCH_HASH.to_owned(),
-        seed: seed_name,
-        seed_check: settings.key.check(),
-        page_bytes: huddle_host::page::size().bytes(),
-    };
-    let rows = Rows {
-        sketches: sketch_rows((begin_us, end_us), &vms, &sketches),
-        hosts: host_rows((begin_us, end_us), &context, &vms, &sketches)?,
-        ..Rows::default()
-    };
+    let about = sketcher.fact();
     let recordings = Recordings::of(&context).0.with_sketches(about.clone());
     let dir = match (&args.record, &args.fleet) {
         (Some(dir), _) => dir.clone(),
@@ -84,101 +69,6 @@ pub(crate) fn run(common: &Common, args: &SketchArgs) -> Result<(), Failure> {
     recorder.finish().map_err(Failure::failed)?;
     let report = Report::new(&dir, about, &vms, &sketches);
     if common.format == Format::Json { print_json(&report) } else { report.print() }
-}
-
-fn now_us() -> i64 {
-    i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX)
-}
-
-fn sketch_rows((begin_us, end_us): (i64, i64), vms: &[Vm], sketches: &Sketches) -> Vec<SketchRow> {
-    let mut rows = Vec::new();
-    for (vm, sketch) in measured(vms, sketches) {
-        let columns = VmColumns::new(Some(vm.id), vm.uuid);
-        rows.extend(sketch.hashes.iter().map(|hash| SketchRow {
-            begin_us,
-            end_us,
-            vm: vm.name.clone(),
-            vm_kind: columns.vm_kind,
-            uuid: columns.uuid,
-            // At least every second content is left out (`--one-in`), so it is below 2^63.
-            hash: i64::try_from(*hash).unwrap_or(i64::MAX),
-        }));
-    }
-    rows
-}
-
-fn host_rows(
-    (begin_us, end_us): (i64, i64),
-    context: &Context,
-    vms: &[Vm],
-    sketches: &Sketches,
-) -> Result<Vec<HostRow>, Failure> {
-    let topology = context.topology().ok();
-    let caches = topology.as_ref().map(|topology| topology.domains());
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let sizes = context.backend.caches();
-    let last_level = sizes.value().and_then(|sizes| {
-        let level = sizes.iter().filter(|cache| !cache.instruction_only).map(|cache| cache.level).max()?;
-        sizes.iter().filter(|cache| cache.level == level).filter_map(|cache| cache.size_bytes).min()
-    });
-    let host = HostRow {
-        begin_us,
-        end_us,
-        host_cpus: caches.map(|caches| caches.iter().map(|cache| count(cache.cpus.len())).sum()),
-        host_cores: topology
-            .as_ref()
-            .map(|topology| count(topology.cores().len()))
-            .filter(|cores| *cores > 0),
-        host_caches: caches.map(|caches| count(caches.len())),
-        host_cache_bytes: last_level,
-        host_memory_bytes: memory::total_bytes(&context.root).map_err(Failure::failed)?,
-        vm: None,
-        vm_kind: None,
-        uuid: None,
-        vm_owner: None,
-        vm_vcpus: None,
-        vm_memory_bytes: None,
-        vm_apart: None,
-        vm_pages_read: None,
-        vm_pages_zero: None,
-        vm_not_sketched: None,
-    };
-    if vms.is_empty() {
-        return Ok(vec![host]);
-    }
-    let apart = &context.config.plan.apart;
-    let rows = vms.iter().enumerate().map(|(position, vm)| {
-        let columns = VmColumns::new(Some(vm.id), vm.uuid);
-        let owner = vm.owner.as_ref();
-        let owner = owner.map(|owner| owner.name.clone().unwrap_or_else(|| owner.uid.to_string()));
-        let mut groups: Vec<String> = (apart.iter())
-            .filter(|group| group.iter().any(|name| vm.identity().is_meant_by(name)))
-            .map(|group| group.join(","))
-            .collect();
-        groups.sort();
-        let why_not = sketches.unmeasured.iter().find(|left_out| left_out.vm == position);
-        let sketch = sketches.vms.get(position).filter(|_| why_not.is_none());
-        HostRow {
-            vm: Some(vm.name.clone()),
-            vm_kind: columns.vm_kind,
-            uuid: columns.uuid,
-            vm_owner: owner,
-            vm_vcpus: Some(count(vm.vcpus.len())),
-            vm_memory_bytes: Some(vm.memory.iter().map(GuestRegion::len_bytes).sum()),
-            vm_apart: (!groups.is_empty()).then(|| groups.join("\n")),
-            vm_pages_read: sketch.map(|sketch| sketch.pages_read),
-            vm_pages_zero: sketch.map(|sketch| sketch.pages_zero),
-            vm_not_sketched: why_not.map(|left_out| left_out.reason.clone()),
-            ..host.clone()
-        }
-    });
-    Ok(rows.collect())
-}
-
-/// The VMs that were read completely, with their sketches.
-fn measured<'a>(vms: &'a [Vm], sketches: &'a Sketches) -> impl Iterator<Item = (&'a Vm, &'a VmSketch)> {
-    let is_measured = |vm: &usize| sketches.unmeasured.iter().all(|left_out| left_out.vm != *vm);
-    (0..vms.len()).filter(is_measured).filter_map(|vm| Some((&vms[vm], sketches.vms.get(vm)?)))
 }
 
 /// What was recorded.

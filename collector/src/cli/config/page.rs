@@ -48,6 +48,7 @@ impl Section {
 
 fn sections() -> Vec<Section> {
     let limits = "collector/host/src/limits.rs";
+    let sketch = "collector/src/cli/config/sketch.rs";
     let plan = "model/src/plan/limits.rs";
     let metrics = "collector/metrics/src/settings.rs";
     let trial = "model/src/trial/settings.rs";
@@ -65,6 +66,7 @@ fn sections() -> Vec<Section> {
         of_config("`[counters]`", "[counters]\n", "CounterSettings"),
         section("`[trial]`", "[trial]\n", trial, "TrialSettings", Some(table(&TrialSettings::default()))),
         of_config("`[record]`", "[record]\n", "RecordSettings"),
+        section("`[sketch]`", "[sketch]\n", sketch, "SketchingSettings", None),
         section(
             "`[metrics]`",
             "[metrics]\n",
@@ -166,6 +168,8 @@ fn of_path(path: &syn::Path, field: &str) -> String {
         "bool" => "boolean".into(),
         "u8" | "u32" | "u64" | "i32" | "usize" | "NonZeroU32" => "integer".into(),
         "KeepTime" => "time such as `\"10m\"`".into(),
+        "SketchTime" => "time such as `\"6h\"`".into(),
+        "OneIn" => "integer from 2".into(),
         "Listen" => "address with port, or `unix:` and a path".into(),
         "f64" => "number".into(),
         "Share" => "number above 0, at most 1".into(),

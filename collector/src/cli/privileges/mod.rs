@@ -56,7 +56,7 @@ impl Mode {
             Command::Plan(_) => Self::Frames,
             Command::Pin(pin) if pin.dry_run => Self::Frames,
             Command::Pin(_) => Self::Pin,
-            Command::Top(top) if top.attach.is_some() || top.replay.is_some() => Self::Offline,
+            Command::Top(top) if !top.runs_a_loop() => Self::Offline,
             Command::Run(super::args::RunArgs { looping, .. })
             | Command::Top(super::args::TopArgs { looping, .. }) => {
                 if looping.dry_run {

@@ -376,7 +376,7 @@ fn values_are_of_the_type_of_their_column() {
             host_cores: None,
             host_caches: Some(2),
             host_cache_bytes: None,
-            host_memory_bytes: 1 << 34,
+            host_memory_bytes: Some(1 << 34),
             vm: Some("vm1".into()),
             vm_kind: None,
             uuid: None,

@@ -35,8 +35,8 @@ rows! {
         host_caches: Option<u32>, "count";
         /// Size of one of those caches, of the smallest if they differ; null where it is not known.
         host_cache_bytes: Option<u64>, "bytes";
-        /// Memory of the host.
-        host_memory_bytes: u64, "bytes";
+        /// Memory of the host; null where it is not known (Xen).
+        host_memory_bytes: Option<u64>, "bytes";
         /// Name of the VM; null in the row of a host without VMs, as all columns after it.
         vm: Option<String>, "none";
         /// process or xen_domain.

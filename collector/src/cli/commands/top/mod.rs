@@ -1,8 +1,9 @@
-//! `huddle top`: a screen for a loop of this process or of another one, for a recording, or for the result of an
-//! experiment.
+//! `huddle top`: a screen for a loop of this process or of another one, for a recording, for the result of an experiment,
+//! or for a fleet.
 
 mod attached;
 mod dry_run;
+mod fleet;
 mod live;
 mod replay;
 mod result;
@@ -37,10 +38,11 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log, early: EarlySocket
         )));
     }
     let context = Context::new(common)?;
-    match (&args.attach, &args.replay) {
-        (Some(socket), _) => attached(&context, socket.as_deref(), args, log),
-        (None, Some(dir)) => replayed(&context, dir, args, log),
-        (None, None) => live(&context, args, log, early),
+    match (&args.attach, &args.replay, &args.fleet) {
+        (Some(socket), ..) => attached(&context, socket.as_deref(), args, log),
+        (None, Some(dir), _) => replayed(&context, dir, args, log),
+        (None, None, Some(file)) => fleet::show(&context.config.top, file, args, log),
+        (None, None, None) => live(&context, args, log, early),
     }
 }
 

@@ -15,8 +15,8 @@ use huddle_model::update::Step;
 use huddle_model::view::View;
 use huddle_tui::terminal::TerminalGuard;
 use huddle_tui::{
-    Action, App, Capability, Charset, ColourEnv, ColourMode, LocaleEnv, Options, Source, Tone, draw, picture,
-    render,
+    Action, App, Capability, Charset, ColourEnv, ColourMode, KeyMap, LocaleEnv, Options, Palette, Source,
+    Tone, draw, picture, render,
 };
 
 use super::dry_run::moves;
@@ -68,7 +68,15 @@ pub(super) struct Screen {
     app: App,
 }
 
-impl Screen {
+/// A terminal that was taken over, and how to draw on it; it is restored when the guard is dropped.
+pub(super) struct Taken {
+    pub(super) guard: TerminalGuard,
+    pub(super) options: Options,
+    pub(super) keys: KeyMap,
+    pub(super) palette: Palette,
+}
+
+impl Taken {
     /// Takes the terminal over.
     pub(super) fn enter(settings: &TopSettings, ascii: bool) -> Result<Self, Failure> {
         let (keys, palette) =
@@ -77,12 +85,21 @@ impl Screen {
             ErrorKind::Unsupported => Failure::host(anyhow!("{error}")),
             _ => Failure::failed(error),
         })?;
-        let mut app = App::new(Options {
+        let options = Options {
             colour: colour_mode(),
             charset: if ascii || settings.ascii { Charset::Ascii } else { charset() },
             size: guard.size().map_err(Failure::failed)?,
             tick: TICK,
-        });
+        };
+        Ok(Self { guard, options, keys, palette })
+    }
+}
+
+impl Screen {
+    /// Takes the terminal over.
+    pub(super) fn enter(settings: &TopSettings, ascii: bool) -> Result<Self, Failure> {
+        let Taken { guard, options, keys, palette } = Taken::enter(settings, ascii)?;
+        let mut app = App::new(options);
         app.set_keys(keys);
         app.set_palette(palette);
         Ok(Self { guard, app })
@@ -176,7 +193,7 @@ pub(super) fn new_name(what: &str) -> String {
 }
 
 /// Writes a picture to a new file in the current directory, readable by its owner only.
-fn save(text: &str, suffix: &str) -> Result<String, String> {
+pub(super) fn save(text: &str, suffix: &str) -> Result<String, String> {
     let name = format!("{}.{suffix}", new_name("screen"));
     let open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&name);
     match open.and_then(|mut file| file.write_all(text.as_bytes())) {
