@@ -1,7 +1,8 @@
 //! Where a run is recorded.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
+
+use huddle_recording::partition;
 
 /// Where a run is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,25 +26,9 @@ impl RecordTarget {
     pub fn dir(&self) -> PathBuf {
         match self {
             Self::Run(dir) => dir.clone(),
-            Self::Fleet { root, host, run } => {
-                root.join(format!("host={}", escaped(host))).join(format!("run={}", escaped(run)))
-            }
+            Self::Fleet { root, host, run } => root.join(partition::of_run(host, run)),
         }
     }
-}
-
-/// A partition's value as Hive writes it: all but letters, digits, `-`, `_` and `.` as `%XX`.
-fn escaped(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! - [`label`]: each segment has a label in its footer with its run, table and number, and the checksum of all of its
 //!   bytes. It is written before the segment gets its final name, so a closed segment can be checked whatever happened
 //!   to the recorder, the manifest or the other files, and wherever it was copied to.
+//! - [`partition`]: where recordings of many hosts are.
 //! - [`table`]: the segments of a table, and which of them are missing.
 //! - [`columns`]: whether the columns of a segment, whoever wrote it, can be read without a loss; [`rewrite`] brings such a
 //!   segment into the form of the recorder's.
@@ -20,6 +21,7 @@ pub mod guarded;
 pub mod label;
 pub mod manifest;
 pub mod notes;
+pub mod partition;
 pub mod regular;
 pub mod rewrite;
 pub mod segment;
