@@ -7,13 +7,12 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use huddle_model::fleet::MoveLimits;
 use huddle_model::schema::Table;
 use serde::Serialize;
 
 use crate::compare::{By, Comparison};
 use crate::export::{ExportAs, ExportFormat, ExportLayout, export};
-use crate::fleet::{FleetLimits, LoadedFleet, ProposedMoves};
+use crate::fleet::FleetQuestion;
 use crate::misses::{Misses, write_csv};
 use crate::report::Report;
 use crate::run::RunDir;
@@ -67,24 +66,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t = MissesFormat::Table)]
         format: MissesFormat,
     },
-    /// Moves of VMs between hosts that bring most of what they share together, by the sketches of all hosts (`huddle sketch`);
-    /// nothing is moved.
+    /// Questions to VMs of many hosts, by the sketches of all hosts (`huddle sketch`): what they share, and where they belong.
     Fleet {
-        /// Recordings with sketches: directories of runs, trees of them, or patterns. Of each host the newest counts.
-        #[arg(required = true, value_name = "RUN")]
-        paths: Vec<PathBuf>,
-        /// At most so many moves, those that bring most.
-        #[arg(long, default_value_t = 10, value_name = "N")]
-        moves: usize,
-        /// Part of a host's memory that its VMs may have together, as if they shared nothing.
-        #[arg(long, default_value_t = 0.9, value_name = "SHARE", value_parser = share)]
-        memory_share: f64,
-        /// Most vCPUs of a host for each of its CPUs.
-        #[arg(long, default_value_t = 4.0, value_name = "N", value_parser = positive)]
-        vcpus_per_cpu: f64,
-        /// Output format: a readable table, one JSON object on stdout, or a script of `virsh migrate` commands.
-        #[arg(long, value_enum, default_value_t = FleetFormat::Table)]
-        format: FleetFormat,
+        #[command(subcommand)]
+        question: FleetQuestion,
     },
     /// The sharing matrix of the last round, and its mean over all rounds.
     Sharing {
@@ -166,27 +151,6 @@ enum MissesFormat {
     Csv,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum FleetFormat {
-    Table,
-    Json,
-    Virsh,
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
-        _ => Err("expected a number above 0".to_owned()),
-    }
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    positive(text)
-        .ok()
-        .filter(|share| *share <= 1.0)
-        .ok_or("expected a number above 0 and up to 1".to_owned())
-}
-
 /// One object for all runs.
 #[derive(Serialize)]
 struct Document<T> {
@@ -242,16 +206,9 @@ impl Cli {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Fleet { paths, moves, memory_share, vcpus_per_cpu, format } => {
-                let mut sources = found(&paths)?;
-                let limits = FleetLimits { memory_share, vcpus_per_cpu };
-                let loaded = sources.run(|all| LoadedFleet::of(&all.recordings()?, limits))?;
-                let proposed = ProposedMoves::of(&loaded, MoveLimits { moves });
-                match format {
-                    FleetFormat::Table => write!(out, "{proposed}")?,
-                    FleetFormat::Json => json_line(out, &proposed)?,
-                    FleetFormat::Virsh => write!(out, "{}", proposed.virsh())?,
-                }
+            Command::Fleet { question } => {
+                let mut sources = found(question.paths())?;
+                question.answer(&mut sources, out)?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Sharing { runs, round } => {

@@ -67,6 +67,17 @@ pub enum AnalysisError {
         /// A run that was read before it.
         of: PathBuf,
     },
+    /// A view of a fleet cannot be made.
+    #[error(
+        "cannot make the view {view} of the fleet: {message}; `huddle-analysis validate` says which recordings can still \
+         be used"
+    )]
+    View {
+        /// Its name, as in `analysis/fleet/sql`.
+        view: String,
+        /// The error of Polars.
+        message: String,
+    },
     /// Facts of the fleet that contradict each other.
     #[error(transparent)]
     Fleet(InvalidFleet),
@@ -124,6 +135,10 @@ pub enum AnalysisError {
 }
 
 impl AnalysisError {
+    pub(crate) fn view(view: &str) -> impl Fn(PolarsError) -> Self {
+        move |error| Self::View { view: view.to_owned(), message: first_line(&error.to_string()).to_owned() }
+    }
+
     pub(crate) fn read<E: Into<RegularError>>(path: &Path) -> impl FnOnce(E) -> Self {
         move |source| Self::Read { path: path.to_owned(), source: source.into() }
     }

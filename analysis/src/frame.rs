@@ -21,10 +21,31 @@ pub(crate) fn collect(query: LazyFrame) -> PolarsResult<DataFrame> {
 /// The rows of a query result, by column name.
 pub(crate) struct Answer(DataFrame);
 
+impl From<DataFrame> for Answer {
+    fn from(frame: DataFrame) -> Self {
+        Self(frame)
+    }
+}
+
 impl Answer {
     /// Runs the query.
     pub(crate) fn of(query: LazyFrame) -> PolarsResult<Self> {
         collect(query).map(Self)
+    }
+
+    /// A column of unsigned integers that has no null.
+    pub(crate) fn all_u64s(&self, name: &str) -> PolarsResult<Vec<u64>> {
+        Self::all(name, self.u64s(name)?)
+    }
+
+    /// A column of text that has no null.
+    pub(crate) fn all_texts(&self, name: &str) -> PolarsResult<Vec<String>> {
+        Self::all(name, self.texts(name)?)
+    }
+
+    fn all<T>(name: &str, values: Vec<Option<T>>) -> PolarsResult<Vec<T>> {
+        let all: Option<Vec<T>> = values.into_iter().collect();
+        all.ok_or_else(|| polars_err!(ComputeError: "the column {name} has a null"))
     }
 
     /// How many rows.

@@ -101,7 +101,9 @@ impl Sources {
     ) -> Result<T, AnalysisError> {
         match query(self) {
             // For an export, a failure to read is a failure to write.
-            Err(AnalysisError::Table { .. } | AnalysisError::Write { .. }) if self.check_all_rows() > 0 => {
+            Err(AnalysisError::Table { .. } | AnalysisError::View { .. } | AnalysisError::Write { .. })
+                if self.check_all_rows() > 0 =>
+            {
                 query(self)
             }
             result => result,

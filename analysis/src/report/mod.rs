@@ -6,6 +6,7 @@ mod arms;
 mod colours;
 mod data;
 mod experiment;
+mod fleet;
 mod host;
 mod misses;
 mod page;

@@ -36,9 +36,14 @@ impl FleetContents {
 
     /// From the holders of each content, ascending, for a fleet of so many VMs.
     pub fn of_holders(vms: usize, contents: impl IntoIterator<Item = Vec<u32>>) -> Self {
+        Self::of_contents(vms, contents.into_iter().map(|holders| Contents { holders, kept: 1 }))
+    }
+
+    /// From contents that are taken together already, for a fleet of so many VMs.
+    pub fn of_contents(vms: usize, contents: impl IntoIterator<Item = Contents>) -> Self {
         let mut kept: BTreeMap<Vec<u32>, u64> = BTreeMap::new();
-        for holders in contents.into_iter().filter(|holders| holders.len() > 1) {
-            *kept.entry(holders).or_default() += 1;
+        for Contents { holders, kept: more } in contents.into_iter().filter(|of| of.holders.len() > 1) {
+            *kept.entry(holders).or_default() += more;
         }
         let contents: Vec<_> = kept.into_iter().map(|(holders, kept)| Contents { holders, kept }).collect();
         let mut of_vms = vec![Vec::new(); vms];
