@@ -11,7 +11,7 @@ use huddle_model::schema::Table;
 use serde::Serialize;
 
 use crate::compare::{By, Comparison};
-use crate::export::{ExportAs, ExportFormat, export};
+use crate::export::{ExportAs, ExportFormat, ExportLayout, export};
 use crate::fleet::FleetQuestion;
 use crate::misses::{Misses, write_csv};
 use crate::report::Report;
@@ -107,6 +107,9 @@ enum Command {
         /// What to write.
         #[arg(long, value_enum)]
         format: ExportFormat,
+        /// With --format parquet: one file a table, or the segments of each table as TABLE/host=HOST/run=RUN.
+        #[arg(long, value_enum, default_value_t = ExportLayout::File)]
+        layout: ExportLayout,
         /// A new or empty directory to write to.
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
@@ -228,7 +231,12 @@ impl Cli {
                 writeln!(out, "wrote {}", output.display())?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Export { paths, format, output, tables, for_spreadsheet } => {
+            Command::Export { paths, format, layout, output, tables, for_spreadsheet } => {
+                if layout == ExportLayout::Table && format != ExportFormat::Parquet {
+                    let what =
+                        "--layout table is for --format parquet: other formats have one file a table or run";
+                    Self::command().error(ErrorKind::ArgumentConflict, what).exit();
+                }
                 if for_spreadsheet && format != ExportFormat::Csv {
                     let what =
                         "--for-spreadsheet is for --format csv: other formats distinguish text from formulas";
@@ -238,7 +246,7 @@ impl Cli {
                     let what = "--table selects files of tables: a trace is made of all tables together";
                     Self::command().error(ErrorKind::ArgumentConflict, what).exit();
                 }
-                let how = ExportAs { format, for_spreadsheet };
+                let how = ExportAs { format, layout, for_spreadsheet };
                 let tables = if tables.is_empty() { Table::ALL.to_vec() } else { tables };
                 let mut sources = found(&paths)?;
                 let written = sources.run(|all| export(&all.recordings()?, &tables, how, &output))?;

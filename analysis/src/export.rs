@@ -1,6 +1,8 @@
 //! Exports recordings for other programs: one file per table, with all runs in it, and host and run id as columns; or one
 //! trace per run.
 
+mod by_table;
+
 use std::borrow::Cow;
 use std::fs;
 use std::io::ErrorKind;
@@ -20,7 +22,7 @@ use crate::{AnalysisError, perfetto};
 pub enum ExportFormat {
     /// Comma-separated values with a heading; unavailable is empty.
     Csv,
-    /// One Parquet file a table, compressed by zstd.
+    /// Parquet, compressed by zstd: one file a table, or as `--layout` says.
     Parquet,
     /// One JSON object a line; unavailable is null.
     Json,
@@ -28,17 +30,29 @@ pub enum ExportFormat {
     Perfetto,
 }
 
+/// Where the rows of a table go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportLayout {
+    /// One file a table, with all runs in it.
+    File,
+    /// `TABLE/host=HOST/run=RUN`: the segments as they were recorded, each table in one tree, with the manifests beside them.
+    /// Every command reads it, too.
+    Table,
+}
+
 /// How an export is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExportAs {
     /// The file format.
     pub format: ExportFormat,
+    /// Where the rows go; other formats than Parquet have one file a table.
+    pub layout: ExportLayout,
     /// Whether text that a spreadsheet would take for a formula gets a `'` before it, which marks it as text.
     pub for_spreadsheet: bool,
 }
 
 /// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or
-/// `TABLE.jsonl`; or each run to `HOST-RUN.pftrace`, whatever `tables` are. Tables without a row get no file. Rows go
+/// `TABLE.jsonl`; with the layout by table its segments to `TABLE/host=HOST/run=RUN`; or each run to `HOST-RUN.pftrace`, whatever `tables` are. Tables without a row get no file. Rows go
 /// through without being held in memory. All files exist in the end, or none: they are written beside `dir`, readable by
 /// their owner only. Returns the paths of the files.
 ///
@@ -66,6 +80,7 @@ pub fn export(
         .tempdir_in(parent)
         .map_err(|error| cannot(error.to_string()))?;
     let names = match table_file(how.format) {
+        _ if how.layout == ExportLayout::Table => by_table::copy(runs, tables, unfinished.path(), dir)?,
         Some(file) => write_tables(runs, tables, &file, how.for_spreadsheet, unfinished.path(), dir)?,
         None => write_traces(runs, unfinished.path())?,
     };

@@ -4,7 +4,6 @@
 //! ([`report`]), exported ([`export`]) or checked ([`validate`]). Segments are scanned lazily on the
 //! streaming engine: a query reads only the columns it needs, and a recording may be larger than memory.
 
-pub mod by_table;
 pub mod cli;
 mod compare;
 mod error;

@@ -428,6 +428,52 @@ fn an_export_is_read_back_row_by_row() {
     }
 }
 
+/// Tables as trees of their own, with the recorder's segments in them.
+#[test]
+fn an_export_by_table_has_the_segments_of_all_runs() {
+    use polars::prelude::*;
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = dir.path().join("fleet");
+    for host in ["a,b", "c"] {
+        let manifest = Manifest { host: host.into(), ..sample::manifest() };
+        let target =
+            RecordTarget::Fleet { root: fleet.clone(), host: host.into(), run: manifest.run.clone() };
+        record(&target.dir(), manifest, (1..=5).map(|round| observed(round, 2)));
+    }
+    let out = dir.path().join("tables");
+    let arguments = |format| {
+        ["export", fleet.to_str().unwrap(), "--format", format, "--layout", "table", "-o"].map(String::from)
+    };
+    let export = |format, out: &Path| {
+        let arguments = [&arguments(format)[..], &[out.to_str().unwrap().to_owned()]].concat();
+        ask(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let output = export("parquet", &out);
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
+    let run = sample::manifest().run;
+    let copied = out.join(format!("events/host=a%2Cb/run={run}/segment-000001.parquet"));
+    let recorded = fleet.join(format!("host=a%2Cb/run={run}/events/segment-000001.parquet"));
+    assert_eq!(fs::read(copied).unwrap(), fs::read(recorded).unwrap(), "segments are as they were recorded");
+    let path = PlRefPath::try_from_path(&out.join("events")).unwrap();
+    let arguments = ScanArgsParquet { hive_options: HiveOptions::new_enabled(), ..Default::default() };
+    let events = LazyFrame::scan_parquet(path, arguments).unwrap().collect().unwrap();
+    let mut hosts: Vec<Option<&str>> = events.column("host").unwrap().str().unwrap().iter().collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    assert_eq!((events.height(), hosts), (10, vec![Some("a,b"), Some("c")]));
+    let output = export("csv", &dir.path().join("csv"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--layout table is for --format parquet"), "{}", stderr(&output));
+    // Two of one name would have one place.
+    let copy = dir.path().join("fleet/copy");
+    fs::create_dir(&copy).unwrap();
+    let status = Command::new("cp").arg("-r").arg(fleet.join("host=c")).arg(&copy).status().unwrap();
+    assert!(status.success());
+    let output = export("parquet", &dir.path().join("twice"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("of the same host and run"), "{}", stderr(&output));
+}
+
 /// A recording of what a load generator timed in these blocks of an experiment, and nothing else.
 fn record_responses(run: &Path, blocks: u64) {
     let mut all = Rows::default();

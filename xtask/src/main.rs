@@ -13,6 +13,7 @@ mod dist;
 mod ebpf;
 mod emulated;
 mod experiment;
+mod fleet;
 mod host;
 mod images;
 mod kills;
@@ -63,6 +64,8 @@ enum Task {
         )]
         args: Vec<String>,
     },
+    /// Writes a generated fleet, whose true overlaps are known, as its hosts would record their sketches
+    Fleet(fleet::Arguments),
     /// Shows simulated VMs in the terminal; `--help` after it lists its options
     Demo {
         /// Passed on to the program
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Task::Test { quick: false, args } => test::run(&args),
         Task::Test { quick: true, args } => test::quick(&args),
         Task::Experiment { args } => experiment::run(&args),
+        Task::Fleet(arguments) => fleet::run(&arguments),
         Task::Demo { args } => demo::run(&args),
         Task::Host(arguments) => emulated::run(&arguments),
         Task::XenHost(options) => emulated::run_kind(emulated::Kind::Xen, &options),

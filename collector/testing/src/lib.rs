@@ -6,6 +6,7 @@ pub mod emulated;
 pub mod experiment;
 pub mod figures;
 pub mod fixtures;
+pub mod fleet;
 pub mod ksm;
 pub mod machines;
 pub mod memory;

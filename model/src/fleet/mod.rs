@@ -6,11 +6,13 @@
 //! Nothing here moves a VM.
 
 mod contents;
+mod generated;
 mod overview;
 mod proposal;
 mod sketch;
 
 pub use contents::{Contents, FleetContents};
+pub use generated::{FleetShape, GeneratedFleet, InvalidShape};
 pub use overview::{
     FLEET_OVERVIEW_SCHEMA, FamilyOnHost, FamilyOverview, FleetOverview, HostOverview, InvalidOverview,
     MoveOverview,
