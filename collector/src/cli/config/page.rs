@@ -20,6 +20,8 @@ use super::reload::Applies;
 /// From the repository's root.
 const PAGE: &str = "docs/configuration.md";
 const CONFIG: &str = "collector/src/cli/config.rs";
+const RECORD: &str = "collector/src/cli/config/record.rs";
+const SHARING: &str = "collector/src/cli/config/sharing.rs";
 const WRITE: &str = "HUDDLE_WRITE_DOCS";
 
 /// A table of the file and the type it is read into.
@@ -61,10 +63,10 @@ fn sections() -> Vec<Section> {
         section("`[limits]`", "[limits]\n", limits, "Limits", Some(table(&Limits::default()))),
         section("`[plan]`", "[plan]\n", plan, "PlanLimits", Some(table(&PlanLimits::default()))),
         of_config("`[pin]`", "[pin]\n", "PinSettings"),
-        of_config("`[sharing]`", "[sharing]\n", "SharingSettings"),
+        section("`[sharing]`", "[sharing]\n", SHARING, "SharingSettings", None),
         of_config("`[counters]`", "[counters]\n", "CounterSettings"),
         section("`[trial]`", "[trial]\n", trial, "TrialSettings", Some(table(&TrialSettings::default()))),
-        of_config("`[record]`", "[record]\n", "RecordSettings"),
+        section("`[record]`", "[record]\n", RECORD, "RecordSettings", None),
         section(
             "`[metrics]`",
             "[metrics]\n",

@@ -192,9 +192,8 @@ mod tests {
         );
         assert_eq!(merged(&before, &now, true), expected);
         // Where nothing but plans can have other settings, the next reload names what still waits.
-        let fewer = table(
-            "objective = \"ipc\"\nstate_dir = \"/a\"\npolicy = \"exact\"\n[trial]\nblocks = 8\n",
-        );
+        let fewer =
+            table("objective = \"ipc\"\nstate_dir = \"/a\"\npolicy = \"exact\"\n[trial]\nblocks = 8\n");
         assert_eq!(merged(&before, &now, false), fewer);
         assert!(changes(&fewer, &now).iter().any(|change| change.path() == "sharing.method"));
     }
