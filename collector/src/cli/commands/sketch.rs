@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use huddle_host::clock::HostClock;
+use huddle_host::clock::unix_us;
 use huddle_host::memory;
-use huddle_host::stages::Clock as _;
 use huddle_model::fleet::Scale;
 use huddle_model::schema::{HostRow, Rows, SketchFact, SketchRow, VmColumns};
 use huddle_model::vm::{GuestRegion, Vm};
@@ -37,9 +36,9 @@ pub(crate) fn run(common: &Common, args: &SketchArgs) -> Result<(), Failure> {
 
     let context = Context::new(common)?;
     let vms = context.vms()?;
-    let begin_us = now_us();
+    let begin_us = unix_us();
     let sketches = context.backend.sketch(&settings, &vms)?;
-    let end_us = now_us();
+    let end_us = unix_us();
     let why_not = |vm: usize| sketches.unmeasured.iter().find(|left_out| left_out.vm == vm);
     for (vm, facts) in vms.iter().enumerate() {
         if let Some(left_out) = why_not(vm) {
@@ -84,10 +83,6 @@ pub(crate) fn run(common: &Common, args: &SketchArgs) -> Result<(), Failure> {
     recorder.finish().map_err(Failure::failed)?;
     let report = Report::new(&dir, about, &vms, &sketches);
     if common.format == Format::Json { print_json(&report) } else { report.print() }
-}
-
-fn now_us() -> i64 {
-    i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX)
 }
 
 fn sketch_rows((begin_us, end_us): (i64, i64), vms: &[Vm], sketches: &Sketches) -> Vec<SketchRow> {
