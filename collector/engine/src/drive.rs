@@ -64,7 +64,7 @@ pub const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 /// If a round panicked; the engine was dropped by that, and undid its changes.
 pub async fn run(
     mut engine: Engine,
-    mut passes: Box<dyn PassTrigger>,
+    passes: Box<dyn PassTrigger>,
     stop: impl Future<Output = ()>,
     publish: impl Fn(&Step),
     mut requests: mpsc::Receiver<Request>,
@@ -82,14 +82,22 @@ pub async fn run(
     let (mut rounds, mut broken) = (0, None);
     // Why rounds come by time, while they do.
     let mut by_time: Option<String> = None;
+    // The trigger is here or with the wait for the next pass, and in neither once it has failed.
+    let (mut trigger, mut wait): (_, Option<PassWait>) = (Some(passes), None);
+    let mut replacing: Option<Replacement> = None;
     loop {
         let began = Instant::now();
-        let (back, step) = driver.blocking(engine, Engine::round).await?;
+        let settings = replacing.take();
+        let round = |engine: &mut Engine| match settings {
+            Some(replacement) => engine.replace(replacement),
+            None => vec![engine.round()],
+        };
+        let (back, steps) = driver.blocking(engine, round).await?;
         engine = back;
         // An abandoned round has no updates.
-        if !step.is_empty() {
-            rounds += 1;
-            publish(&step);
+        for step in steps.iter().filter(|step| !step.is_empty()) {
+            rounds += u64::from(step.iter().any(|update| matches!(update, Update::Round(_))));
+            publish(step);
         }
         if driver.is_stopped || options.rounds.is_some_and(|wanted| rounds >= wanted) {
             break;
@@ -99,33 +107,32 @@ pub async fn run(
         // A round ends the current window early, and a trial needs full windows.
         let quiet = if engine.is_trying() { options.window * 2 } else { Duration::ZERO };
         let earliest = (began + interval).max(Instant::now() + quiet);
-        let next = async {
-            let next = next_pass(passes, options.without_passes.max(interval)).await;
-            tokio::time::sleep_until(earliest).await;
-            next
-        };
-        tokio::pin!(next);
-        let mut failed = false;
+        let patience = options.without_passes.max(interval);
+        if let Some(trigger) = trigger.take() {
+            wait = Some(Box::pin(next_pass(trigger, patience)));
+        }
+        // Why a round is due, from when it is until `earliest`.
+        let mut due = None;
         let next = loop {
             tokio::select! {
                 // The order makes a stop that is ready win over a pass that is, and a pass over a window.
                 biased;
-                () = driver.stopped() => break None,
-                next = &mut next, if !failed => match next? {
-                    (trigger, Ok(next)) => break Some((trigger, next)),
+                () = driver.stopped() => break After::Stop,
+                next = pass(&mut wait) => match next? {
+                    (back, Ok(next)) => (trigger, due) = (Some(back), Some(next)),
                     (_, Err(error)) => {
                         tracing::error!("{error}; no further round will follow");
-                        failed = true;
                         let what = format!("passes of KSM are no longer reported: {error}");
                         let (back, step) = driver.blocking(engine, move |engine| engine.trigger_failed(&what)).await?;
                         engine = back;
                         step.iter().for_each(&publish);
                         if options.rounds.is_some() {
                             broken = Some(error.to_string());
-                            break None;
+                            break After::Stop;
                         }
                     }
                 },
+                Some(next) = due_at(earliest, &mut due) => break After::Round(next),
                 Some(Request { command, reply }) = requests.recv() => {
                     let (back, outcome) = driver.blocking(engine, move |engine| engine.command(&command)).await?;
                     engine = back;
@@ -136,18 +143,7 @@ pub async fn run(
                     // The requester may have disconnected meanwhile.
                     let _ = reply.send(answer);
                 }
-                replacement = replacement(&mut replacements) => {
-                    let (back, steps) = driver.blocking(engine, |engine| engine.replace(replacement)).await?;
-                    engine = back;
-                    // An abandoned round has no updates.
-                    steps.iter().filter(|step| !step.is_empty()).for_each(&publish);
-                    let is_round = |update: &Update| matches!(update, Update::Round(_));
-                    rounds += steps.iter().filter(|step| step.iter().any(is_round)).count() as u64;
-                    windows.reset();
-                    if options.rounds.is_some_and(|wanted| rounds >= wanted) {
-                        break None;
-                    }
-                }
+                replacement = replacement(&mut replacements) => break After::Replacement(replacement),
                 _ = windows.tick() => {
                     let (back, step) = driver.blocking(engine, Engine::observe).await?;
                     engine = back;
@@ -155,11 +151,14 @@ pub async fn run(
                 }
             }
         };
-        let Some((trigger, next)) = next else { break };
-        passes = trigger;
         let reason = match next {
-            Next::Pass => None,
-            Next::ByTime(reason) => Some(reason),
+            After::Stop => break,
+            After::Replacement(replacement) => {
+                replacing = Some(replacement);
+                continue;
+            }
+            After::Round(Next::ByTime(reason)) => Some(reason),
+            After::Round(Next::Pass) => None,
         };
         if let Some(reason) = reason.as_ref().filter(|_| by_time.is_none()) {
             let line = format!("rounds come by time, not after passes of KSM: {reason}");
@@ -233,6 +232,16 @@ async fn replacement(replacements: &mut Option<mpsc::Receiver<Replacement>>) -> 
     std::future::pending().await
 }
 
+/// What follows the windows and commands after a round.
+enum After {
+    /// The end.
+    Stop,
+    /// A round, for this reason.
+    Round(Next),
+    /// A round by other settings.
+    Replacement(Replacement),
+}
+
 /// Why the next round is due.
 enum Next {
     /// A pass was completed.
@@ -241,11 +250,30 @@ enum Next {
     ByTime(String),
 }
 
+/// Takes why a round is due, when its time has come; `None`, which disables this, while none is due.
+async fn due_at(earliest: Instant, due: &mut Option<Next>) -> Option<Next> {
+    if due.is_some() {
+        tokio::time::sleep_until(earliest).await;
+    }
+    due.take()
+}
+
+/// The trigger, and what it said.
+type Waited = Result<(Box<dyn PassTrigger>, Result<Next, TriggerError>), JoinError>;
+
+/// A wait for the next pass, which has the trigger and gives it back.
+type PassWait = Pin<Box<dyn Future<Output = Waited>>>;
+
+/// What a wait comes to, which is over then; never, where there is none.
+async fn pass(wait: &mut Option<PassWait>) -> Waited {
+    let Some(waiting) = wait else { return std::future::pending().await };
+    let next = waiting.await;
+    *wait = None;
+    next
+}
+
 /// Waits for the next complete pass, or until `patience` is over and no pass is under way.
-async fn next_pass(
-    mut trigger: Box<dyn PassTrigger>,
-    patience: Duration,
-) -> Result<(Box<dyn PassTrigger>, Result<Next, TriggerError>), JoinError> {
+async fn next_pass(mut trigger: Box<dyn PassTrigger>, patience: Duration) -> Waited {
     // A second descriptor, since the trigger itself is used meanwhile. Where there is none, it blocks a thread instead.
     let ready = trigger.ready().and_then(|ready| ready.try_clone_to_owned().ok());
     // SAFETY: it owns its descriptor, which stays open and the same for as long as it lives.

@@ -115,8 +115,6 @@ pub struct Memory {
     is_restored: bool,
     /// Whether the observer was abandoned; it has monitoring groups to remove.
     has_abandoned_observer: bool,
-    /// Which steps have begun and ended.
-    progress: Progress,
     /// Other settings that are to be put in force; `None` where there can be none.
     replacements: Option<mpsc::Receiver<Replacement>>,
 }
@@ -135,7 +133,7 @@ impl Memory {
 
     /// Whether the loop of this memory moves on.
     pub fn progress(&self) -> Progress {
-        self.progress.clone()
+        self.reader.progress().clone()
     }
 }
 

@@ -2,13 +2,15 @@
 //! is abandoned, and the engine undoes its changes at once. So the end never waits for a reading of the host; and the
 //! host is changed by the engine's own thread only, one change after the other.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use huddle_host::clock::ThreadClock;
 use huddle_host::stop::Stop;
+
+use super::progress::Progress;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -19,12 +21,22 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct ReaderThread {
     stop: Stop,
+    /// Is told which thread works.
+    progress: Progress,
     /// Whether all work is done on the caller's thread.
     is_inline: bool,
     /// `None` before the first job, and if no thread can be started.
-    worker: Option<Sender<Job>>,
+    worker: Option<Worker>,
     /// The current thread, and those of abandoned jobs.
     threads: Vec<JoinHandle<()>>,
+}
+
+/// The thread that takes jobs.
+#[derive(Clone, Debug)]
+struct Worker {
+    jobs: Sender<Job>,
+    /// `None` where the kernel does not say what a thread uses.
+    clock: Option<ThreadClock>,
 }
 
 impl ReaderThread {
@@ -36,6 +48,11 @@ impl ReaderThread {
     /// The flag that stops the loop; once it is set, work is abandoned.
     pub(super) fn stop(&self) -> &Stop {
         &self.stop
+    }
+
+    /// Is told which thread works on a step.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Runs `work` on the value in `slot`, and puts the value back. `None` if the loop is stopped and the work has not
@@ -50,13 +67,33 @@ impl ReaderThread {
     where
         Box<T>: Send + 'static,
     {
-        let mut value = std::mem::replace(slot, placeholder);
         let Some(worker) = self.worker() else {
             // No thread could be started: the work is done here.
-            let outcome = work(&mut value);
-            *slot = value;
-            return Some(outcome);
+            return Some(work(slot));
         };
+        let value = std::mem::replace(slot, placeholder);
+        self.progress.work_by(worker.clock);
+        let done = self.run_on(&worker.jobs, grace, value, work);
+        self.progress.work_by(ThreadClock::of_this_thread());
+        let (value, outcome) = done?;
+        *slot = value;
+        match outcome {
+            Ok(outcome) => Some(outcome),
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// Has `work` done by the worker, and waits for it, as [`ReaderThread::run`] says.
+    fn run_on<T: ?Sized, R: Send + 'static>(
+        &mut self,
+        worker: &Sender<Job>,
+        grace: Duration,
+        mut value: Box<T>,
+        work: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Option<(Box<T>, std::thread::Result<R>)>
+    where
+        Box<T>: Send + 'static,
+    {
         let (send, receive) = channel();
         let job = move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut value)));
@@ -67,9 +104,9 @@ impl ReaderThread {
         let mut stopped = None;
         // A worker that has ended drops the job, and the sender with it.
         let _ = worker.send(Box::new(job));
-        let (value, outcome): (Box<T>, Result<R, Box<dyn Any + Send>>) = loop {
+        loop {
             match receive.recv_timeout(POLL_INTERVAL) {
-                Ok(done) => break done,
+                Ok(done) => return Some(done),
                 Err(RecvTimeoutError::Timeout) if !self.stop.is_set() => {}
                 Err(RecvTimeoutError::Timeout) => {
                     let since = *stopped.get_or_insert_with(Instant::now);
@@ -84,11 +121,6 @@ impl ReaderThread {
                 }
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
-        };
-        *slot = value;
-        match outcome {
-            Ok(outcome) => Some(outcome),
-            Err(panic) => resume_unwind(panic),
         }
     }
 
@@ -106,17 +138,21 @@ impl ReaderThread {
         true
     }
 
-    fn worker(&mut self) -> Option<&Sender<Job>> {
+    fn worker(&mut self) -> Option<Worker> {
         if self.worker.is_none() && !self.is_inline {
             let (send, receive) = channel::<Job>();
+            let (to_here, of_thread) = channel();
             let thread = std::thread::Builder::new().name("huddle-read".to_owned());
-            let started = thread.spawn(move || receive.into_iter().for_each(|job| job()));
+            let started = thread.spawn(move || {
+                let _ = to_here.send(ThreadClock::of_this_thread());
+                receive.into_iter().for_each(|job| job());
+            });
             if let Ok(thread) = started {
                 self.threads.push(thread);
-                self.worker = Some(send);
+                self.worker = Some(Worker { jobs: send, clock: of_thread.recv().ok().flatten() });
             }
         }
-        self.worker.as_ref()
+        self.worker.clone()
     }
 }
 

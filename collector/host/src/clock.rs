@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use huddle_model::availability::Availability;
 use nix::errno::Errno;
+use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::stages::{Clock, StageError};
@@ -50,6 +51,25 @@ pub fn unix_us() -> i64 {
 /// The kernel does not tell.
 pub fn own_cpu_us() -> Result<u64, StageError> {
     Ok(micros(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into()))
+}
+
+/// The CPU time of one thread of this process, which any other of its threads can read.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadClock(ClockId);
+
+impl ThreadClock {
+    /// That of the calling thread; `None` on a kernel without such clocks.
+    pub fn of_this_thread() -> Option<Self> {
+        let mut clock = 0;
+        // SAFETY: pthread_self() names the calling thread, which lives during the call, and `clock` can be written to.
+        let failed = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        (failed == 0).then(|| Self(ClockId::from_raw(clock)))
+    }
+
+    /// CPU time that the thread has used so far; `None` once it has ended.
+    pub fn used(self) -> Option<Duration> {
+        clock_gettime(self.0).map(Duration::from).ok()
+    }
 }
 
 /// CPU time that this process and the calling thread have used so far.
@@ -104,6 +124,25 @@ impl Clock for HostClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clock_of_a_thread_counts_what_it_computes_and_nothing_else() {
+        let (to_thread, of_main) = std::sync::mpsc::channel::<()>();
+        let (to_main, of_thread) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            to_main.send(ThreadClock::of_this_thread().unwrap()).unwrap();
+            let _ = of_main.recv();
+        });
+        let other = of_thread.recv().unwrap();
+        let own = ThreadClock::of_this_thread().unwrap();
+        let (own_before, other_before) = (own.used().unwrap(), other.used().unwrap());
+        let work = Duration::from_millis(20);
+        while own.used().unwrap() - own_before < work {}
+        assert!(other.used().unwrap() - other_before < work, "it only waits");
+        drop(to_thread);
+        thread.join().unwrap();
+        assert_eq!(other.used(), None, "it has ended");
+    }
 
     #[test]
     fn ticks_since_the_boot_are_those_of_start_times() {

@@ -1,35 +1,32 @@
-//! The file of `--config`. Its documentation for users, `docs/configuration.md`, is made from the comments here.
+//! The file of `--config`. Its documentation for users, `docs/configuration.md`, is made from the comments of its types.
 
 #[cfg(test)]
 mod page;
+mod record;
 pub(crate) mod reload;
+mod sharing;
 mod sketch;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
-use huddle_engine::backend::SharingChoice;
 use huddle_host::discover::DiscoverOptions;
 use huddle_host::limits::Limits;
 use huddle_host::users::{Users, VM_USERS};
 use huddle_metrics::MetricsSettings;
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
-use huddle_model::matrix::{Method, ReadBy, Weigh};
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::selection::{Selection, VmPattern};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_observe::perf::{EventChoice, EventError};
-use huddle_record::KeepLimits;
-use huddle_sharing::ReadSettings;
-use huddle_sharing::content::{ContentSettings, Share};
 use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
 use huddle_xen::toolstack::AffinityKind;
 use serde::Deserialize;
 
+use self::record::RecordSettings;
+use self::sharing::SharingSettings;
 use self::sketch::SketchingSettings;
 use super::failure::Failure;
 
@@ -236,92 +233,6 @@ impl XenSettings {
     }
 }
 
-/// How the loop (`run`, `top`) measures what VMs share.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct SharingSettings {
-    /// `merged` reads all page tables in each round. `content` compares the contents of pages; on Xen it is the only
-    /// one. [default: `merged`; on Xen `content`]
-    method: Option<LoopMethod>,
-    /// What tells which frames VMs map: `auto` reads the page tables themselves where the kernel allows it (x86-64, BPF),
-    /// and else `/proc/PID/pagemap`; `pagemap` reads always that, which takes 2 to 12 times as long. [default: `auto`]
-    read_by: Option<FramesBy>,
-    /// With `content`: compare this share of the contents, drawn by their hashes; every page is read anyway, once.
-    /// [default: all contents]
-    sample: Option<Share>,
-    /// Which shared frames count when VMs are placed, as `--weigh`: `all`, or with `merged` `read`, those that both VMs of a
-    /// pair read within a window. Accessed bits of their page tables are cleared for that in each round, so the kernel takes
-    /// their memory for unused until it is used again. Not seen are reads of guests in KVM, where all shared frames count.
-    /// [default: `all`]
-    weigh: Option<Weigh>,
-    /// With `weigh = "read"`: least time between clearing an accessed bit and reading it again, in milliseconds, up to 60000.
-    /// [default: 1000]
-    read_window_ms: Option<ReadWindow>,
-    /// Most processor time, as a share of one CPU: with `content`; and with `weigh = "read"` for clearing accessed bits, for
-    /// which rounds wait. [default: 0.5, and 0.05 for clearing]
-    cpu_share: Option<Share>,
-    /// With `content`: most memory to remember pages in, in MiB. [default: 256]
-    memory_mib: Option<NonZeroU32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum LoopMethod {
-    Merged,
-    Content,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum FramesBy {
-    Auto,
-    Pagemap,
-}
-
-/// Milliseconds, from 1 to a minute.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "u32")]
-struct ReadWindow(u32);
-
-impl TryFrom<u32> for ReadWindow {
-    type Error = String;
-
-    fn try_from(window_ms: u32) -> Result<Self, String> {
-        match window_ms {
-            1..=60_000 => Ok(Self(window_ms)),
-            _ => Err(format!("a window of {window_ms} ms; expected 1 to 60000 ms")),
-        }
-    }
-}
-
-impl SharingSettings {
-    /// The settings, with defaults for the rest.
-    pub(crate) fn choice(&self) -> SharingChoice {
-        let (default, reads) = (ContentSettings::default(), ReadSettings::default());
-        SharingChoice {
-            method: self.method.map(|method| match method {
-                LoopMethod::Merged => Method::Merged,
-                LoopMethod::Content => Method::Content,
-            }),
-            read_by: match self.read_by {
-                None | Some(FramesBy::Auto) => None,
-                Some(FramesBy::Pagemap) => Some(ReadBy::Pagemap),
-            },
-            weigh: self.weigh.unwrap_or_default(),
-            reads: ReadSettings {
-                window_ms: self.read_window_ms.map_or(reads.window_ms, |window| window.0),
-                cpu_share: self.cpu_share.unwrap_or(reads.cpu_share),
-            },
-            content: ContentSettings {
-                cpu_share: self.cpu_share.unwrap_or(default.cpu_share),
-                memory_mib: self.memory_mib.map_or(default.memory_mib, NonZeroU32::get),
-                sample: self.sample,
-                ..default
-            },
-        }
-    }
-}
-
 /// The event that is counted for each role, in the notation of perf: a name, a raw code (`r412e`), fields of the cores' PMU
 /// (`event=0x2e,umask=0x41`) or of one that is named (`armv8_pmuv3_0/ll_cache_miss_rd/`), or `none`. What is not given is
 /// the processor's usual event, as `huddle doctor` lists it.
@@ -375,69 +286,6 @@ pub(crate) enum VmTarget<'a> {
     Pid(i32),
     Cgroup(&'a Path),
     Process(&'a str),
-}
-
-/// Limits of recordings. A recording that exceeds its total loses its oldest closed segments, and the manifest counts
-/// them.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RecordSettings {
-    /// Record each run of `huddle run` into a new directory in this one, which exists. The oldest are removed when
-    /// another one begins, as long as all of them are larger than `total_max_mib`. `--record` wins. [default: none]
-    pub(crate) directory: Option<PathBuf>,
-    /// Close a segment at this size, in MiB. [default: 8]
-    pub(crate) segment_max_mib: Option<u64>,
-    /// Close a segment at this age, in seconds. A crash loses at most the open segments. [default: 60]
-    pub(crate) segment_max_age_s: Option<u64>,
-    /// Most size of all segments of a recording, in MiB. [default: 4096]
-    pub(crate) total_max_mib: Option<u64>,
-    /// Remove segments that were closed longer ago than this, in seconds. [default: no limit]
-    pub(crate) max_age_s: Option<u64>,
-    /// Keep the last minutes in memory, such as `"10m"`, from 1 second to 1 day. They are written as a recording of their own
-    /// on SIGUSR1, by `K` in the terminal, and when a trial is aborted. [default: nothing is kept]
-    pub(crate) keep: Option<KeepTime>,
-    /// Most memory for them, in MiB, from 1 to 4096; beyond it the oldest fall out early, which is said when they are
-    /// written. [default: 64]
-    pub(crate) keep_max_mib: Option<u32>,
-    /// Directory for these recordings, each in one of its own, which is named by its time. [default: beside the directory
-    /// of `--record`]
-    pub(crate) keep_dir: Option<PathBuf>,
-    /// How many aborted trials have such a recording in one run. [default: 8]
-    pub(crate) keep_aborted_trials: Option<u32>,
-}
-
-/// A time such as `10m`, from 1 second to 1 day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct KeepTime(Duration);
-
-impl TryFrom<String> for KeepTime {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let time = humantime::parse_duration(&text).ok();
-        let time = time.filter(|time| (1..=86_400).contains(&time.as_secs()));
-        time.map(Self).ok_or_else(|| {
-            format!(
-                "{text:?} is no time to keep; give one from 1 second to 1 day, such as \"10m\" or \"90s\""
-            )
-        })
-    }
-}
-
-impl RecordSettings {
-    /// How much of the last minutes is kept; `None` if nothing is.
-    pub(crate) fn keep_limits(&self) -> Option<KeepLimits> {
-        let max_bytes = u64::from(self.keep_max_mib.unwrap_or(64)) << 20;
-        self.keep.map(|time| KeepLimits { age: time.0, max_bytes })
-    }
-
-    fn check_keep(&self) -> anyhow::Result<()> {
-        if let Some(mib) = self.keep_max_mib {
-            anyhow::ensure!((1..=4096).contains(&mib), "[record] keep_max_mib is {mib}, expected 1 to 4096");
-        }
-        Ok(())
-    }
 }
 
 impl VmEntry {
@@ -514,155 +362,4 @@ pub(crate) fn table_of(text: &str) -> anyhow::Result<toml::Table> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_documented_file_is_read() {
-        let text = r#"
-            cache_level = 2
-            policy = "opposed"
-            [[vm]]
-            name = "web"
-            cgroup = "system.slice/web.service"
-            [[vm]]
-            name = "database"
-            process = "postgres"
-            [plan]
-            apart = [["web", "database"]]
-            vcpus_per_cpu = 2.0
-            load_per_cpu = 0.8
-            working_set_kib = { web = 2048 }
-            [pin]
-            override_bindings = true
-            [sharing]
-            method = "content"
-            read_by = "pagemap"
-            weigh = "read"
-            read_window_ms = 250
-            sample = 0.25
-            cpu_share = 1
-            memory_mib = 64
-            [counters]
-            guest_only = true
-            llc_misses = "event=0x2e,umask=0x41"
-            llc_references = "none"
-            [xen]
-            affinity = "soft"
-            last_level_caches = ["0-3", "4-7"]
-            [trial]
-            blocks = 12
-            [record]
-            segment_max_mib = 64
-            keep = "10m"
-            keep_max_mib = 32
-            [metrics]
-            listen = "unix:/run/huddle/metrics"
-            pair_threshold = 0.2
-            [top]
-            palette = "ember"
-            [top.keys]
-            quit = ["q", "F10"]
-            "sharing.order" = ["O"]
-        "#;
-        let config = Config::parse(text).unwrap();
-        assert_eq!((config.cache_level, config.policy), (Some(2), Some(Policy::Opposed)));
-        assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
-        assert_eq!(config.record.segment_max_mib, Some(64));
-        let limits = KeepLimits { age: Duration::from_secs(600), max_bytes: 32 << 20 };
-        assert_eq!(config.record.keep_limits(), Some(limits));
-        assert_eq!(Config::default().record.keep_limits(), None);
-        assert_eq!((config.metrics.pair_threshold, config.metrics.max_vms), (0.2, 1000));
-        assert_eq!(config.sharing.method, Some(LoopMethod::Content));
-        assert_eq!(config.sharing.choice().read_by, Some(ReadBy::Pagemap));
-        let SharingChoice { weigh, reads, .. } = config.sharing.choice();
-        assert_eq!((weigh, reads.window_ms, reads.cpu_share), (Weigh::Read, 250, Share::ALL));
-        assert!(Config::parse("[sharing]\nread_window_ms = 0").is_err());
-        assert_eq!(config.sharing.sample.map(Share::get), Some(0.25));
-        assert_eq!(config.sharing.cpu_share, Some(Share::ALL));
-        assert_eq!(config.sharing.memory_mib, NonZeroU32::new(64));
-        assert_eq!(config.xen.affinity, Some(AffinityKind::Soft));
-        assert_eq!(config.xen.last_level_caches().unwrap()[1].to_string(), "4-7");
-        assert_eq!(config.plan.apart, [["web", "database"]]);
-        assert_eq!(config.plan.vcpus_per_cpu, Some(2.0));
-        assert_eq!((config.plan.load_per_cpu, config.plan.working_set_kib["web"]), (Some(0.8), 2048));
-        assert!(config.counters.guest_only && config.pin.override_bindings);
-        let choices = config.counters.choices().unwrap();
-        assert_eq!(choices.len(), 2);
-        assert_eq!((choices[0].role, &choices[0].event), (CounterRole::LlcReferences, &None));
-        assert_eq!(config.top.palette(), Ok(Palette::Ember));
-        assert_eq!(choices[1].event, Some("event=0x2e,umask=0x41".parse().unwrap()));
-    }
-
-    #[test]
-    fn owners_are_looked_up_among_the_hosts_users() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = huddle_host::HostRoot::at(dir.path());
-        std::fs::create_dir_all(root.etc("")).unwrap();
-        std::fs::write(root.etc("passwd"), "root:x:0:0:\nqemu:x:107:107:\nalice:x:1000:1000:\n").unwrap();
-        let users = Users::read(&root).unwrap();
-        let selection = |text: &str| Config::parse(text).unwrap().discover.selection(&users, &["a[b".into()]);
-        let default = selection("").unwrap();
-        assert!(default.owners.is_superset(&[0, 107].into()) && !default.owners.contains(&1000));
-        assert_eq!(default.exclude.len(), 1, "a name of [xen] exclude is no pattern");
-        let given = selection("[discover]\nowners = [\"alice\", \"5\"]\ninclude = [\"x\"]\n").unwrap();
-        assert!(given.owners.is_superset(&[0, 5, 1000].into()) && !given.owners.contains(&107));
-        assert_eq!(given.include.len(), 1);
-        let why = selection("[discover]\nowners = [\"bob\"]\n").unwrap_err();
-        assert!(why.contains("\"bob\"") && why.contains("/etc/passwd"), "{why}");
-    }
-
-    #[test]
-    fn mistakes_are_named_with_their_line() {
-        for (text, word) in [
-            ("\npolicy = \"papre\"\n", "line 2"),
-            ("cache_levle = 2\n", "cache_levle"),
-            ("cache_level = 9\n", "expected 1 to 4"),
-            ("[[vm]]\nname = \"a\"\n", "exactly one of"),
-            ("[[vm]]\nname = \"a\"\npid = 1\ncgroup = \"x\"\n", "exactly one of"),
-            ("[[vm]]\nname = \"\"\npid = 1\n", "empty name"),
-            ("[[vm]]\nname = \"a\\nb\"\npid = 1\n", "control character"),
-            ("[[vm]]\nname = \"a\"\npid = 1\nowner = \"b\"\n", "only goes with process"),
-            ("[discover]\nexclude = [\"a[\"]\n", "line 2: \"a[\" is no pattern"),
-            ("[discover]\ninclude = [{ nmae = \"a\" }]\n", "nmae"),
-            ("[discover]\ninclude = [{}]\n", "none of name"),
-            ("[limits]\nthreads = 0\n", "threads is 0, expected 1 or more"),
-            ("[limits]\nname_bytes = 5\n", "16 to 4096"),
-            ("[limits]\nthread = 5\n", "line 2"),
-            ("[sharing]\nmethod = \"event\"\n", "line 2"),
-            ("[sharing]\nmethod = \"events\"\n", "unknown variant `events`, expected `merged` or `content`"),
-            (
-                "[record]\ntotal_max_mib = 17592186044416\n",
-                "total_max_mib is 17592186044416, expected at most",
-            ),
-            ("[record]\nsegment_max_mib = 9000000000000000000\n", "segment_max_mib is 9000000000000000000"),
-            ("[record]\nkeep = \"10 parsecs\"\n", "line 2: \"10 parsecs\" is no time to keep"),
-            ("[record]\nkeep = \"0s\"\n", "from 1 second to 1 day"),
-            ("[record]\nkeep_max_mib = 0\n", "expected 1 to 4096"),
-            ("[metrics]\nlisten = \"0.0.0.0:9188\"\n", "other hosts may reach"),
-            ("[metrics]\nlisten = \"9188\"\n", "line 2: \"9188\" is no place to listen at"),
-            ("[metrics]\npair_threshold = 2.0\n", "[metrics]: pair_threshold is 2, expected 0 to 1"),
-            ("[metrics]\ntextfile = \"/x\"\n", "ends with .prom"),
-            ("[sharing]\nsample = 0.0\n", "above 0 and up to 1"),
-            ("[sharing]\nmemory_mib = 0\n", "line 2"),
-            ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
-            ("[pin]\noverride_binding = true\n", "line 2"),
-            ("[plan]\napart = [[\"a\"]]\n", "two or more different VMs"),
-            ("[plan]\nvcpus_per_cpu = 0.0\n", "expected more than 0"),
-            ("[plan]\nload_per_cpu = 80\n", "at most 1"),
-            ("[plan]\nworking_set_kib = { web = -1 }\n", "line 2"),
-            ("[plan]\napart = [\"a\", \"b\"]\n", "line 2"),
-            ("[xen]\nlast_level_caches = [\"0-\"]\n", "0-"),
-            ("[xen]\naffinity = \"firm\"\n", "line 2"),
-            ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 1000"),
-            ("[top]\npalette = \"rainbow\"\n", "cividis, ember and grey"),
-            ("[top.keys]\nqiut = [\"q\"]\n", "unknown command `qiut`"),
-            ("[top.keys]\nquit = [\"x\"]\nhelp = [\"x\"]\n", "both"),
-            ("[counters]\nllc_mises = \"r1\"\n", "line 2"),
-        ] {
-            let error = format!("{:#}", Config::parse(text).unwrap_err());
-            assert!(error.contains(word), "{text:?}: {error}");
-            assert!(!error.trim_end().contains('\n'), "one line: {error:?}");
-        }
-    }
-}
+mod tests;

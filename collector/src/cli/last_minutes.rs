@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use huddle_host::clock::{HostClock, unix_us};
+use huddle_host::clock::HostClock;
 use huddle_host::stages::Clock as _;
 use huddle_model::event::{Event, EventKind};
-use huddle_model::schema::run_id;
 use huddle_model::text::{bytes, counted};
 use huddle_model::trial::Outcome;
 use huddle_model::update::{Step, Update};
 use huddle_record::{KeepLimits, Kept, LastMinutes, RecordingSummary};
 use tokio::sync::Notify;
 
+use super::names::new_name;
 use super::signals::SaveSignal;
 
 /// Aborted trials with a recording of their own, unless the configuration says otherwise.
@@ -113,8 +113,7 @@ impl Keeper {
 
 /// A directory in `parent` that is not there yet, named by the time.
 fn new_dir(parent: &Path) -> PathBuf {
-    let now_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
-    let name = format!("huddle-last-{}", run_id(now_us, std::process::id()));
+    let name = new_name("last");
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut names = std::iter::once(name.clone()).chain(numbered).map(|name| parent.join(name));
     names.find(|dir| std::fs::symlink_metadata(dir).is_err()).unwrap_or_else(|| parent.join(name))
@@ -154,7 +153,7 @@ fn event(saved: Result<String, String>) -> Event {
         Ok(saved) => (EventKind::Note, saved),
         Err(why) => (EventKind::StageFailed, why),
     };
-    Event { at_unix_us: u64::try_from(unix_us()).unwrap_or(0), kind, vm: None, message }
+    Event { at_unix_us: HostClock.now_unix_us(), kind, vm: None, message }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use super::context::{Context, seconds};
 use super::failure::Failure;
 use super::last_minutes::{Keeper, save_when_asked};
 use super::metrics::{EarlySocket, Served};
-use super::recorder::{LoopRecorder, Recordings};
+use super::recorder::{InForce, LoopRecorder, Recordings};
 use super::recording::{self, Notices};
 use super::signals::{Hangup, SaveSignal, StopSignals};
 use super::sketching::Sketching;
@@ -80,7 +80,6 @@ impl Loop {
         };
         let recordings = Arc::new(recordings);
         let keeper = kept.map(|(limits, dir)| keeper(context, limits, dir, &recordings));
-        let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
         for advice in context.backend.advice(&choice) {
             tracing::warn!("{advice}");
         }
@@ -94,6 +93,8 @@ impl Loop {
         let state = pinner.as_ref().map(|pinner| pinner.journal().state());
         let Stages { vms, sharing, merger, host, observer, passes } =
             context.backend.stages(&choice, reports, state)?;
+        // Now that nothing else prevents the loop, or every start that fails would leave an empty recording.
+        let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
         if let Some(pinner) = pinner.as_mut().filter(|_| args.ksm_run) {
             pinner.set_ksm(&[("run", "1".to_owned())]).map_err(Failure::failed)?;
         }
@@ -135,6 +136,11 @@ impl Loop {
     /// Whether it moves on.
     pub(crate) fn progress(&self) -> Progress {
         self.engine.memory.progress()
+    }
+
+    /// The settings in force, which recordings name.
+    pub(crate) fn in_force(&self) -> InForce {
+        self.recordings.in_force().clone()
     }
 
     /// Where other settings for it are sent to.

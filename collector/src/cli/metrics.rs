@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use huddle_engine::publish::{Delivery, Subscriber};
 use huddle_host::HostRoot;
-use huddle_host::clock::unix_us;
+use huddle_host::clock::HostClock;
+use huddle_host::stages::Clock as _;
 use huddle_metrics::{Facts, Listen, Metrics, MetricsSettings, RecorderFacts, Server, TextFile};
 use huddle_model::availability::Availability;
 use huddle_model::update::Step;
@@ -79,7 +80,7 @@ impl Served {
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
             revision: option_env!("HUDDLE_GIT_REVISION"),
-            start_unix_us: now_unix_us(),
+            start_unix_us: HostClock.now_unix_us(),
             ..Facts::default()
         };
         let metrics = Arc::new(Metrics::new(root.clone(), settings.clone(), facts));
@@ -99,8 +100,8 @@ impl Served {
         while let Some(delivery) = steps.next().await {
             metrics.set_recorder(recorder_facts(recorder));
             match delivery {
-                Delivery::Next(step) => metrics.follow(&step, now_unix_us()),
-                Delivery::View { view, missed } => metrics.catch_up(&view, missed, now_unix_us()),
+                Delivery::Next(step) => metrics.follow(&step, HostClock.now_unix_us()),
+                Delivery::View { view, missed } => metrics.catch_up(&view, missed, HostClock.now_unix_us()),
             }
         }
         std::future::pending::<()>().await;
@@ -114,8 +115,4 @@ fn recorder_facts(recorder: &LoopRecorder) -> Option<RecorderFacts> {
         }
         Availability::Unavailable(_) => RecorderFacts { is_writing: false, steps: None },
     })
-}
-
-fn now_unix_us() -> u64 {
-    u64::try_from(unix_us()).unwrap_or(0)
 }

@@ -9,6 +9,7 @@ mod last_minutes;
 mod log;
 mod looping;
 mod metrics;
+mod names;
 #[cfg(test)]
 mod pages;
 mod privileges;

@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use huddle_engine::command::{ENDING, Request};
 use huddle_host::HostRoot;
-use huddle_host::clock::HostClock;
-use huddle_host::stages::Clock;
+use huddle_host::clock::unix_us;
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::recording::RecordingState;
@@ -27,6 +25,7 @@ use super::args::Layout;
 use super::context::Context;
 use super::failure::Failure;
 use super::last_minutes::{Keeper, NOTHING_KEPT};
+use super::names::new_run;
 use super::recording::{self, Notices};
 use crate::doctor::{Finding, examine};
 
@@ -159,13 +158,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a reload of the configuration changes of the manifests of recordings that begin later.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The configuration in force, as a file; `None` without one.
+    pub(crate) config: Option<String>,
+    /// The cache domains in force.
+    pub(crate) topology: Availability<Topology>,
+}
+
+/// The settings in force now. Clones are of the same loop.
+#[derive(Clone, Debug)]
+pub(crate) struct InForce(Arc<Mutex<Settings>>);
+
+impl InForce {
+    /// Begins with these.
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self(Arc::new(Mutex::new(settings)))
+    }
+
+    /// Those now.
+    pub(crate) fn get(&self) -> Settings {
+        lock(&self.0).clone()
+    }
+
+    /// From now on these.
+    pub(crate) fn set(&self, settings: Settings) {
+        *lock(&self.0) = settings;
+    }
+}
+
 /// Starts recordings; what all recordings of this process have in common.
 pub(crate) struct Recordings {
     root: HostRoot,
     limits: RecorderLimits,
-    config_text: Option<String>,
+    in_force: InForce,
     caches: Availability<Vec<CacheInfo>>,
-    topology: Availability<Topology>,
     core_scheduling: Finding,
     events: Vec<EventFact>,
     sketches: Option<SketchFact>,
@@ -175,25 +203,13 @@ pub(crate) struct Recordings {
 impl Recordings {
     /// Also returns the receiver of their recorders' notices.
     pub(crate) fn of(context: &Context) -> (Self, Notices) {
-        let settings = &context.config.record;
-        let mut limits = RecorderLimits::default();
-        if let Some(mib) = settings.segment_max_mib {
-            limits.segment.max_bytes = mib << 20;
-        }
-        if let Some(s) = settings.segment_max_age_s {
-            limits.segment.max_age = Duration::from_secs(s);
-        }
-        if let Some(mib) = settings.total_max_mib {
-            limits.recording.max_total_bytes = Some(mib << 20);
-        }
-        limits.recording.max_age = settings.max_age_s.map(Duration::from_secs);
         let (notices, receiver) = mpsc::unbounded_channel();
+        let config = context.config_text.clone();
         let recordings = Self {
             root: context.root.clone(),
-            limits,
-            config_text: context.config_text.clone(),
+            limits: context.config.record.limits(),
+            in_force: InForce::new(Settings { config, topology: context.topology().into() }),
             caches: context.backend.caches(),
-            topology: context.topology().into(),
             core_scheduling: context.core_scheduling(),
             events: context.backend.events(),
             sketches: None,
@@ -207,11 +223,15 @@ impl Recordings {
         Self { sketches: Some(sketches), ..self }
     }
 
+    /// The settings that manifests name.
+    pub(crate) fn in_force(&self) -> &InForce {
+        &self.in_force
+    }
+
     /// The directory of a run that begins now, in the tree of a fleet, by run or by table.
     pub(crate) fn place_in(&self, root: &Path, layout: Layout) -> Result<PathBuf, Failure> {
         let host = host_name(&self.root).map_err(Failure::failed)?;
-        let run = run_id(now_us(), std::process::id());
-        let root = root.to_owned();
+        let (root, run) = (root.to_owned(), new_run());
         let target = match layout {
             Layout::Table => RecordTarget::ByTable { root, host, run },
             Layout::Run => RecordTarget::Fleet { root, host, run },
@@ -220,7 +240,7 @@ impl Recordings {
     }
 
     pub(crate) fn start(&self, dir: &Path) -> Result<RecorderHandle, Failure> {
-        let begin_us = now_us();
+        let begin_us = unix_us();
         let notify = recording::notifier(&self.notices, dir);
         Recorder::start_with_notices(dir, self.manifest(begin_us)?, self.limits, notify)
             .map_err(Failure::failed)
@@ -237,6 +257,7 @@ impl Recordings {
     /// The manifest of a recording that begins at this time, in microseconds since the Unix epoch.
     fn manifest(&self, begin_us: i64) -> Result<Manifest, Failure> {
         let root = &self.root;
+        let Settings { config, topology } = self.in_force.get();
         let about = RunAbout {
             run: run_id(begin_us, std::process::id()),
             host: host_name(root).map_err(Failure::failed)?,
@@ -244,9 +265,9 @@ impl Recordings {
             huddle_version: env!("CARGO_PKG_VERSION").to_owned(),
             git_revision: option_env!("HUDDLE_GIT_REVISION").map(str::to_owned),
             command_line: std::env::args().collect(),
-            config: self.config_text.clone(),
+            config,
             caches: self.caches.clone(),
-            topology: self.topology.clone(),
+            topology,
             findings: Some(
                 examine(root).into_iter().chain([self.core_scheduling.clone()]).map(Into::into).collect(),
             ),
@@ -255,11 +276,6 @@ impl Recordings {
         };
         Ok(new_manifest(root, about))
     }
-}
-
-/// Microseconds since the Unix epoch.
-fn now_us() -> i64 {
-    i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX)
 }
 
 fn log_recorded(summary: &RecordingSummary) {
@@ -277,6 +293,8 @@ fn log_recorded(summary: &RecordingSummary) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use huddle_testing::sample;
     use tokio::sync::oneshot;
 

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use huddle_host::clock::unix_us;
+use huddle_host::clock::HostClock;
+use huddle_host::stages::Clock as _;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::recording::{Interruption, RecordingState};
 use huddle_model::update::{Step, Update};
@@ -69,7 +70,7 @@ fn event(dir: &Path, notice: RecorderNotice) -> Event {
             (EventKind::Note, format!("recording into {dir} goes on; {}", gap.sentence()))
         }
     };
-    Event { at_unix_us: u64::try_from(unix_us()).unwrap_or(0), kind, vm: None, message }
+    Event { at_unix_us: HostClock.now_unix_us(), kind, vm: None, message }
 }
 
 #[cfg(test)]

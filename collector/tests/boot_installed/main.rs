@@ -4,6 +4,8 @@
 
 mod container;
 mod debian;
+#[path = "../privileges_table/mod.rs"]
+mod privileges_table;
 
 use std::collections::BTreeSet;
 
@@ -17,6 +19,7 @@ fn config(settings: &str) -> String {
 }
 
 const CONFIG: &str = "/etc/huddle/huddle.toml";
+const TEXTFILE: &str = "/var/lib/prometheus/node-exporter/huddle.prom";
 /// Puts one VM on each cache domain. Where the host has only one, huddle pins nothing else.
 const SPREAD: &str = "policy = \"spread\"\n";
 
@@ -71,7 +74,11 @@ fn a_package_is_installed_runs_as_a_service_and_leaves_nothing() {
     debian.done("bash -c '. /usr/share/bash-completion/completions/huddle && complete -p huddle'");
     unit_is_valid(&debian);
 
-    debian.write(CONFIG, &config(&format!("{SPREAD}[metrics]\nlisten = \"127.0.0.1:9188\"\n")));
+    // As the package of node_exporter makes it.
+    debian.done("mkdir -p /var/lib/prometheus/node-exporter");
+    let metrics = format!("[metrics]\nlisten = \"127.0.0.1:9188\"\ntextfile = {TEXTFILE:?}\n");
+    debian.write(CONFIG, &config(&format!("{SPREAD}{metrics}")));
+    counts_filters(&debian);
     // It returns when the first round is done.
     debian.done("systemctl start huddle");
     let status = debian.done("systemctl show huddle --property StatusText --property ActiveState");
@@ -88,6 +95,9 @@ fn a_package_is_installed_runs_as_a_service_and_leaves_nothing() {
     debian.done("test -s /run/huddle/journal && test -S /run/huddle/attach.sock");
     log_is_for_the_journal(&debian);
     is_scraped(&debian);
+    debian.wait("the text file", |debian| {
+        debian.run(&format!("grep -q ^huddle_vms {TEXTFILE}")).status.success()
+    });
     is_confined(&debian);
     reloads(&mut debian, &pinned, &everywhere);
     survives_a_kill(&mut debian, &everywhere);
@@ -104,6 +114,7 @@ fn a_package_is_installed_runs_as_a_service_and_leaves_nothing() {
     debian.done("systemctl start huddle");
     debian.done("apt-get purge --yes huddle");
     assert_eq!(affinities(&debian), everywhere);
+    debian.done("rm -r /var/lib/prometheus");
     let left: Vec<_> = files(&debian).difference(&before).cloned().collect();
     assert!(left.is_empty(), "left behind: {left:?}");
     assert_eq!(
@@ -141,15 +152,35 @@ fn is_scraped(debian: &Debian) {
     }
 }
 
-/// The program installs its own filter below that of the unit, and has the capabilities of the table.
+/// From the next start on, the service first writes down how many filters of system calls it has by its unit alone.
+fn counts_filters(debian: &Debian) {
+    debian.done("mkdir -p /run/systemd/system/huddle.service.d");
+    debian.write(
+        "/run/systemd/system/huddle.service.d/filters.conf",
+        "[Service]\nExecStartPre=/bin/sh -c 'grep ^Seccomp_filters: /proc/self/status >/run/huddle/filters'\n",
+    );
+    debian.done("systemctl daemon-reload");
+}
+
+/// The program installs filters of its own besides those of the unit, and has the capabilities of the table.
 fn is_confined(debian: &Debian) {
     let status = debian.done("cat /proc/$(systemctl show huddle --property MainPID --value)/status");
     let field =
         |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
     assert_eq!((field("NoNewPrivs:").as_str(), field("Seccomp:").as_str()), ("1", "2"));
-    // The unit has three filters or more, and the program adds two.
-    assert!(!debian.logged().contains("is not confined"), "{}", debian.logged());
-    assert_eq!(field("CapBnd:"), field("CapEff:"));
+    let filters = |text: &str| text.trim().parse::<u32>().unwrap();
+    let of_unit = debian.done("sed s/Seccomp_filters:// /run/huddle/filters");
+    assert!(filters(&of_unit) > 0, "{of_unit}");
+    // One against clone3, and one for everything else.
+    assert_eq!(filters(&field("Seccomp_filters:")), filters(&of_unit) + 2);
+    let bits = |names: BTreeSet<&str>| {
+        names.iter().fold(0, |bits, name| bits | name.parse::<caps::Capability>().unwrap().bitmask())
+    };
+    let expected = bits(privileges_table::of_a_loop());
+    for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+        assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), expected, "{set}");
+    }
+    debian.done("rm -r /run/huddle/filters /run/systemd/system/huddle.service.d && systemctl daemon-reload");
 }
 
 fn reloads(debian: &mut Debian, pinned: &[String], everywhere: &[String]) {

@@ -23,10 +23,12 @@ use huddle_observe::probes::{ProbeConfig, Probes};
 use huddle_observe::reported::ReportSocket;
 use huddle_observe::resctrl::Resctrl;
 use huddle_sharing::content::{ContentScan, ContentSettings, SketchSettings, Sketches, sketch_processes};
-use huddle_sharing::{KernelAccess, KernelMappings, MergedScan, SharingError, frames_visible};
+use huddle_sharing::{KernelAccess, KernelMappings, MergedScan, frames_visible};
 
 use super::idle::WatchedPasses;
-use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Terms, undoers};
+use super::{
+    Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Terms, undoers, why_not_measured,
+};
 use crate::{HostContents, HostFacts, HostSharing, HostVms, Sources};
 
 /// How often `full_scans` is read: far more often than a pass completes, and cheap.
@@ -259,13 +261,6 @@ impl Backend for HostBackend {
             observer: Box::new(HostObserver::new(root.clone(), observed)),
             passes,
         })
-    }
-}
-
-fn why_not_measured(error: SharingError) -> BackendError {
-    match error {
-        SharingError::FramesHidden { .. } | SharingError::MemoryHidden { .. } => BackendError::host(error),
-        _ => BackendError::failed(error),
     }
 }
 

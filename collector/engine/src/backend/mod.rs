@@ -21,8 +21,8 @@ use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::perf::{EventChoice, EventSet, Scope};
 use huddle_observe::reported::ReportSocket;
-use huddle_sharing::ReadSettings;
 use huddle_sharing::content::{ContentSettings, SketchSettings, Sketches};
+use huddle_sharing::{ReadSettings, SharingError};
 use huddle_xen::affinity::XenAffinities;
 use huddle_xen::merging::UndoSharing;
 
@@ -239,4 +239,12 @@ pub fn undoers(root: &HostRoot) -> Undoers {
 fn undoers_by(root: &HostRoot, affinities: XenAffinities) -> Undoers {
     let merging = UndoSharing(root.clone());
     Undoers::of_host(root.clone()).with_xen(Box::new(affinities), Box::new(merging))
+}
+
+/// What the kernel hides is a matter of the host and of privileges; anything else is unexpected.
+fn why_not_measured(error: SharingError) -> BackendError {
+    match error {
+        SharingError::FramesHidden { .. } | SharingError::MemoryHidden { .. } => BackendError::host(error),
+        _ => BackendError::failed(error),
+    }
 }

@@ -12,7 +12,6 @@ use huddle_model::matrix::{Method, Weigh};
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::reported::{ReportSocket, Reports};
-use huddle_sharing::SharingError;
 use huddle_sharing::content::{ContentScan, ContentSettings, SketchSettings, Sketches};
 use huddle_xen::affinity::XenAffinities;
 use huddle_xen::contents::sketch_domains;
@@ -23,7 +22,7 @@ use huddle_xen::toolstack::{PAGE_BYTES, Toolstack};
 use huddle_xen::topology::KnownCaches;
 use huddle_xen::vms::{DomainChoice, XenVms};
 
-use super::{Backend, BackendError, LoopChoice, SharingChoice, Stages, Terms, undoers_by};
+use super::{Backend, BackendError, LoopChoice, SharingChoice, Stages, Terms, undoers_by, why_not_measured};
 
 /// Domains of Xen.
 #[derive(Clone, Debug)]
@@ -186,12 +185,5 @@ impl Backend for XenBackend {
             observer: Box::new(XenObserver::new(self.toolstack()?, monitor, reports)),
             passes: Box::new(Interval::new(every)),
         })
-    }
-}
-
-fn why_not_measured(error: SharingError) -> BackendError {
-    match error {
-        SharingError::MemoryHidden { .. } => BackendError::host(error),
-        _ => BackendError::failed(error),
     }
 }

@@ -115,10 +115,10 @@ impl HostSource for FakeHost {
 
 /// What is pinned, in order of VM: `a0 b1`, or `nothing`; and every change of placement.
 #[derive(Clone, Default)]
-struct Pinned(Arc<Mutex<Vec<String>>>);
+pub(super) struct Pinned(Arc<Mutex<Vec<String>>>);
 
 impl Pinned {
-    fn now(&self) -> String {
+    pub(super) fn now(&self) -> String {
         self.0.lock().unwrap().last().cloned().unwrap_or_else(|| "nothing".into())
     }
 
@@ -227,7 +227,7 @@ fn engine(limits: PlanLimits) -> (Engine, Pinned) {
 }
 
 /// An engine in the middle of a trial, with the proposal in force.
-fn trying() -> (Engine, Pinned) {
+pub(super) fn trying() -> (Engine, Pinned) {
     let (mut engine, pinned) = engine(PlanLimits::default());
     engine.round();
     engine.round();
@@ -297,7 +297,7 @@ fn vms_that_must_be_apart_are_separated_at_once_and_without_a_trial() {
 }
 
 /// Runs windows and rounds until there is a new decision.
-fn next_decision(engine: &mut Engine) -> huddle_model::trial::Decision {
+pub(super) fn next_decision(engine: &mut Engine) -> huddle_model::trial::Decision {
     for _ in 0..40 {
         engine.round();
         for _ in 0..5 {

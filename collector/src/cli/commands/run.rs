@@ -10,7 +10,6 @@ use huddle_model::observation::{LossObservation, Observation};
 use huddle_model::text::{counted, plain};
 use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
-use huddle_record::RecorderLimits;
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format, RunArgs};
@@ -19,7 +18,7 @@ use crate::cli::failure::Failure;
 use crate::cli::log::is_journal;
 use crate::cli::looping::{self, Loop};
 use crate::cli::metrics::EarlySocket;
-use crate::cli::runs::new_run;
+use crate::cli::runs::Run;
 use crate::cli::service::{Manager, Reloader};
 use crate::cli::signals::Hangup;
 use crate::cli::table::print_json;
@@ -29,22 +28,23 @@ pub(crate) fn run(common: &Common, args: &RunArgs, early: EarlySocket) -> Result
     let runtime = looping::runtime()?;
     let mut looping = args.looping.clone();
     let record = &context.config.record;
-    if let Some(directory) = record.directory.as_deref().filter(|_| looping.record.is_none()) {
-        let total = RecorderLimits::default().recording.max_total_bytes.unwrap_or(u64::MAX);
-        let total = record.total_max_mib.map_or(total, |mib| mib << 20);
-        looping.record = Some(new_run(directory, total)?);
-    }
+    let directory = record.directory.as_deref().filter(|_| looping.record.is_none());
+    let recorded = directory.map(Run::new).transpose()?;
+    looping.record = looping.record.or_else(|| recorded.as_ref().map(Run::path));
     let options = looping::options(&context, &looping, args.rounds);
     let end = runtime.block_on(async {
         // Before anything is changed: from now on SIGHUP does not end the process.
         let reloader = Reloader::listen(common, looping::choice(&looping))?;
         let hangup = if reloader.is_some() { Hangup::Reloads } else { Hangup::Ends };
         let (mut parts, signals) = Loop::prepare(&context, &looping, hangup, early)?;
+        if let (Some(run), Some(total)) = (&recorded, record.limits().recording.max_total_bytes) {
+            run.remove_oldest(total);
+        }
         let (channels, viewer) = looping::channels();
         let manager = Manager::default();
         if let Some(reloader) = reloader {
-            let (text, to_loop) = (context.config_text.clone(), parts.replacements());
-            tokio::spawn(reloader.serve(text, to_loop, manager.clone()));
+            let (in_force, to_loop) = (parts.in_force(), parts.replacements());
+            tokio::spawn(reloader.serve(in_force, to_loop, manager.clone()));
         }
         if Manager::is_there() {
             tokio::spawn(manager.clone().follow(parts.progress(), channels.subscribe()));

@@ -20,6 +20,9 @@ use super::reload::Applies;
 /// From the repository's root.
 const PAGE: &str = "docs/configuration.md";
 const CONFIG: &str = "collector/src/cli/config.rs";
+const RECORD: &str = "collector/src/cli/config/record.rs";
+const SHARING: &str = "collector/src/cli/config/sharing.rs";
+const SKETCH: &str = "collector/src/cli/config/sketch.rs";
 const WRITE: &str = "HUDDLE_WRITE_DOCS";
 
 /// A table of the file and the type it is read into.
@@ -48,7 +51,6 @@ impl Section {
 
 fn sections() -> Vec<Section> {
     let limits = "collector/host/src/limits.rs";
-    let sketch = "collector/src/cli/config/sketch.rs";
     let plan = "model/src/plan/limits.rs";
     let metrics = "collector/metrics/src/settings.rs";
     let trial = "model/src/trial/settings.rs";
@@ -62,11 +64,11 @@ fn sections() -> Vec<Section> {
         section("`[limits]`", "[limits]\n", limits, "Limits", Some(table(&Limits::default()))),
         section("`[plan]`", "[plan]\n", plan, "PlanLimits", Some(table(&PlanLimits::default()))),
         of_config("`[pin]`", "[pin]\n", "PinSettings"),
-        of_config("`[sharing]`", "[sharing]\n", "SharingSettings"),
+        section("`[sharing]`", "[sharing]\n", SHARING, "SharingSettings", None),
         of_config("`[counters]`", "[counters]\n", "CounterSettings"),
         section("`[trial]`", "[trial]\n", trial, "TrialSettings", Some(table(&TrialSettings::default()))),
-        of_config("`[record]`", "[record]\n", "RecordSettings"),
-        section("`[sketch]`", "[sketch]\n", sketch, "SketchingSettings", None),
+        section("`[record]`", "[record]\n", RECORD, "RecordSettings", None),
+        section("`[sketch]`", "[sketch]\n", SKETCH, "SketchingSettings", None),
         section(
             "`[metrics]`",
             "[metrics]\n",

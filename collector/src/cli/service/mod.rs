@@ -106,17 +106,18 @@ impl Manager {
                 }
                 _ = ticks.tick() => {
                     if watchdog.moves_on() {
-                        self.alive(period);
+                        self.alive(period, watchdog.is_busy());
                     }
                 }
             }
         }
     }
 
-    /// The loop moves on. While it starts or ends it may take as long as it needs.
-    fn alive(&self, period: Duration) {
+    /// The loop moves on. Its first round and its undo may take as long as they need.
+    fn alive(&self, period: Duration, is_busy: bool) {
         tell(&[NotifyState::Watchdog]);
-        if !self.is_ready() || self.is_stopping() {
+        // After the undo only a recording is left to close: a disk that hangs must not keep the service for ever.
+        if is_busy && (!self.is_ready() || self.is_stopping()) {
             let longer = period.as_micros().saturating_mul(3);
             tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(longer).unwrap_or(u32::MAX))]);
         }

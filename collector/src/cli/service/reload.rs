@@ -4,11 +4,12 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use huddle_engine::Replacement;
 use huddle_engine::backend::LoopChoice;
-use huddle_engine::{Replacement, Sources};
+use huddle_model::availability::Availability;
 use nix::fcntl::OFlag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Manager;
 use crate::cli::args::Common;
@@ -16,6 +17,7 @@ use crate::cli::config::reload::{Applies, Change, changes, merged};
 use crate::cli::config::{Config, table_of};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
+use crate::cli::recorder::{InForce, Settings};
 
 /// Whether SIGHUP reloads the configuration: in a process that has a configuration file and no controlling terminal. With
 /// a terminal it means that the terminal is gone, and ends the loop.
@@ -44,24 +46,22 @@ impl Reloader {
         Ok(Some(Self { hangups, common: common.clone(), path, choice }))
     }
 
-    /// Reloads at each SIGHUP, for ever. `text` is what the configuration was when the loop started.
+    /// Reloads at each SIGHUP, for ever. `in_force` has the configuration that the loop started with, and is told what
+    /// follows.
     pub(crate) async fn serve(
         mut self,
-        text: Option<String>,
+        in_force: InForce,
         to_loop: mpsc::Sender<Replacement>,
         manager: Manager,
     ) {
-        let mut in_force = text.as_deref().and_then(|text| table_of(text).ok()).unwrap_or_default();
         while self.hangups.recv().await.is_some() {
             manager.reloading();
             let (path, common, choice, before) =
-                (self.path.clone(), self.common.clone(), self.choice, in_force.clone());
-            // It looks at the host, which may take long.
-            let read =
-                tokio::task::spawn_blocking(move || Reload::read(&path, &common, &choice, &before)).await;
-            match read.map_err(Failure::failed).and_then(|read| read) {
+                (self.path.clone(), self.common.clone(), self.choice, in_force.get());
+            let read = on_a_thread(move || Reload::read(&path, &common, &choice, &before)).await;
+            match read {
                 Ok(reload) => {
-                    in_force = reload.in_force.clone();
+                    in_force.set(reload.settings.clone());
                     reload.apply(&to_loop).await;
                 }
                 Err(failure) => {
@@ -75,56 +75,68 @@ impl Reloader {
     }
 }
 
+/// Runs work that looks at the host, which may take long or hang, on a thread that the end of the process does not wait for:
+/// it would for a blocking task of the runtime.
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let (done, outcome) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("huddle-reload".to_owned());
+    // Nobody waits for it any more if the loop has ended.
+    thread.spawn(move || done.send(work()).map_err(drop)).map_err(Failure::failed)?;
+    outcome.await.map_err(|_| {
+        Failure::failed(anyhow::anyhow!("reading it ended unexpectedly, which is a fault of huddle"))
+    })?
+}
+
 /// What a reload comes to.
 struct Reload {
     /// The settings that are in force after it.
-    in_force: toml::Table,
+    settings: Settings,
     /// One sentence for each key that has changed.
     notes: Vec<String>,
-    /// Whether some of them wait for a restart.
-    waits: bool,
+    /// The keys that wait for a restart.
+    waits: Vec<String>,
     /// For the loop; `None` where nothing changes for it.
     replacement: Option<Replacement>,
 }
 
 impl Reload {
     /// Reads and checks the whole file, and makes what is to be replaced. Changes nothing.
-    fn read(
-        path: &Path,
-        common: &Common,
-        choice: &LoopChoice,
-        before: &toml::Table,
-    ) -> Result<Self, Failure> {
+    fn read(path: &Path, common: &Common, choice: &LoopChoice, before: &Settings) -> Result<Self, Failure> {
         let (_, text) = Config::read(path)?;
         let new = table_of(&text).map_err(Failure::Usage)?;
-        let changes = changes(before, &new);
+        let old = before.config.as_deref().map_or_else(|| Ok(toml::Table::new()), table_of);
+        let old = old.map_err(Failure::Failed)?;
+        let changes = changes(&old, &new);
         let context_of = |settings: &toml::Table| {
             Context::of(common, Config::of_table(settings).map_err(Failure::Usage)?, None)
         };
-        let mut in_force = merged(before, &new, true);
+        let mut in_force = merged(&old, &new, true);
         let mut context = context_of(&in_force)?;
         let sources = context.backend.sources();
         let can_replace = sources.is_some();
         if !can_replace {
-            in_force = merged(before, &new, false);
+            in_force = merged(&old, &new, false);
             context = context_of(&in_force)?;
         }
         // What the start checks, too.
-        context.topology()?;
+        let topology = context.topology()?;
         context.backend.check(choice)?;
         context.check_limits()?;
-        let has = |applies| changes.iter().any(|change: &Change| change.applies(can_replace) == applies);
-        // Only what has changed: a viewer may have chosen another policy since.
-        let is_changed = |of: &dyn Fn(&str) -> bool| {
-            let applied =
-                |change: &&Change| of(change.path()) && change.applies(can_replace) == Applies::AtReload;
-            changes.iter().any(|change| applied(&change))
+        let waits = changes.iter().filter(|change| change.applies(can_replace) == Applies::AtRestart);
+        let waits = waits.map(|change| change.path().to_owned()).collect();
+        // Only what has changed: a viewer may have chosen another policy since. Where a flag wins nothing has.
+        let applied = |change: &&Change| {
+            change.applies(can_replace) == Applies::AtReload && flag_that_wins(common, change).is_none()
         };
-        let replacement = has(Applies::AtReload).then(|| Replacement {
-            policy: is_changed(&|path| path == "policy").then_some(context.policy),
-            weigh: is_changed(&|path| path == "sharing.weigh").then_some(context.weigh),
-            limits: is_changed(&|path| path.starts_with("plan.")).then(|| context.config.plan.clone()),
-            sources: sources.filter(|_: &Sources| changes.iter().any(Change::needs_sources)),
+        let applied: Vec<&Change> = changes.iter().filter(applied).collect();
+        let is_applied = |of: fn(&str) -> bool| applied.iter().any(|change| of(change.path()));
+        let replacement = (!applied.is_empty()).then(|| Replacement {
+            policy: is_applied(|path| path == "policy").then_some(context.policy),
+            weigh: is_applied(|path| path == "sharing.weigh").then_some(context.weigh),
+            limits: is_applied(|path| path.starts_with("plan.")).then(|| context.config.plan.clone()),
+            sources: sources.filter(|_| applied.iter().any(|change| change.needs_sources())),
             notes: Vec::new(),
         });
         let notes = changes.iter().map(|change| {
@@ -132,7 +144,17 @@ impl Reload {
             let flag = flag.map_or_else(String::new, |flag| format!(" (the flag {flag} wins)"));
             format!("configuration: {}{flag}", change.sentence(can_replace))
         });
-        Ok(Self { notes: notes.collect(), waits: has(Applies::AtRestart), in_force, replacement })
+        let notes = notes.collect();
+        // As it was written, where all of it is in force.
+        let config = if in_force == new {
+            Some(text)
+        } else if in_force == old {
+            before.config.clone()
+        } else {
+            Some(toml::to_string(&in_force).map_err(Failure::failed)?)
+        };
+        let settings = Settings { config, topology: Availability::Available(topology) };
+        Ok(Self { settings, notes, waits, replacement })
     }
 
     /// Puts it in force, and says what has changed.
@@ -151,8 +173,8 @@ impl Reload {
             }
             None => notes.iter().for_each(|note| tracing::info!("{note}")),
         }
-        if waits {
-            tracing::warn!("some changes of the configuration need a restart, as said above");
+        if !waits.is_empty() {
+            tracing::warn!("some changes of the configuration need a restart: {}", waits.join(", "));
         }
     }
 }

@@ -1,44 +1,40 @@
 //! Whether the loop moves on.
 
-use huddle_engine::{Progress, StepsSoFar};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike as _;
+use std::time::Duration;
 
-/// A step in progress moves on while the process uses at least this much processor time between two looks. A reading that
-/// never returns uses none; this task, viewers and the log use less.
-const LEAST_CPU_US: i64 = 10_000;
+use huddle_engine::{Progress, StepsSoFar};
+
+/// A step in progress moves on while the thread that works on it uses at least this much processor time between two looks.
+/// A reading that never returns uses none.
+const LEAST_CPU: Duration = Duration::from_millis(1);
 
 /// Looks at the steps of a loop from time to time.
 pub(super) struct Watchdog {
     progress: Progress,
-    ended: u64,
-    cpu_us: i64,
+    before: StepsSoFar,
 }
 
 impl Watchdog {
     pub(super) fn new(progress: Progress) -> Self {
-        let ended = progress.so_far().ended;
-        Self { progress, ended, cpu_us: cpu_us() }
+        let before = progress.so_far();
+        Self { progress, before }
     }
 
     /// Whether the loop has moved on since the last look: it waits for the time of its next step, or a step has ended
     /// since, or one is in progress and computes.
     pub(super) fn moves_on(&mut self) -> bool {
-        let (now, cpu_us) = (self.progress.so_far(), cpu_us());
-        let moves_on = moves_on(now, self.ended, cpu_us - self.cpu_us);
-        (self.ended, self.cpu_us) = (now.ended, cpu_us);
-        moves_on
+        let before = std::mem::replace(&mut self.before, self.progress.so_far());
+        moves_on(before, self.before)
+    }
+
+    /// Whether a step was in progress at the last look.
+    pub(super) fn is_busy(&self) -> bool {
+        self.before.is_busy
     }
 }
 
-fn moves_on(now: StepsSoFar, ended_before: u64, cpu_us: i64) -> bool {
-    !now.is_busy || now.ended > ended_before || cpu_us >= LEAST_CPU_US
-}
-
-/// Processor time of this process, in microseconds.
-fn cpu_us() -> i64 {
-    let usage = getrusage(UsageWho::RUSAGE_SELF);
-    usage.map_or(0, |usage| usage.user_time().num_microseconds() + usage.system_time().num_microseconds())
+fn moves_on(before: StepsSoFar, now: StepsSoFar) -> bool {
+    !now.is_busy || now.ended > before.ended || now.cpu.saturating_sub(before.cpu) >= LEAST_CPU
 }
 
 #[cfg(test)]
@@ -47,10 +43,12 @@ mod tests {
 
     #[test]
     fn a_step_that_neither_ends_nor_computes_is_stuck() {
-        let busy = |ended| StepsSoFar { ended, is_busy: true };
-        assert!(moves_on(StepsSoFar { ended: 3, is_busy: false }, 3, 0), "it waits for the next one");
-        assert!(moves_on(busy(4), 3, 0), "one has ended");
-        assert!(moves_on(busy(3), 3, LEAST_CPU_US), "a long scan");
-        assert!(!moves_on(busy(3), 3, LEAST_CPU_US - 1), "a reading that hangs");
+        let (before, long) = (Duration::from_secs(5), Duration::from_secs(5) + LEAST_CPU);
+        let busy = |ended, cpu| StepsSoFar { ended, is_busy: true, cpu };
+        let moved_on = |now| moves_on(busy(3, before), now);
+        assert!(moved_on(StepsSoFar { is_busy: false, ..busy(3, before) }), "it waits for the next one");
+        assert!(moved_on(busy(4, before)), "one has ended");
+        assert!(moved_on(busy(3, long)), "a long scan");
+        assert!(!moved_on(busy(3, long - Duration::from_nanos(1))), "a reading that hangs");
     }
 }

@@ -29,6 +29,7 @@ use crate::cli::failure::Failure;
 use crate::cli::log::Log;
 use crate::cli::looping::{self, Loop};
 use crate::cli::metrics::EarlySocket;
+use crate::cli::names::new_name;
 use crate::cli::signals::{Hangup, StopSignals};
 
 pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log, early: EarlySocket) -> Result<(), Failure> {
@@ -139,7 +140,7 @@ fn command_of(action: Action) -> Result<Option<LoopCommand>, String> {
         Action::Restore => LoopCommand::Restore,
         Action::StartRecording => {
             let here = std::env::current_dir().map_err(|error| format!("no directory to record in: {error}"));
-            let dir = here?.join(screen::new_name("recording"));
+            let dir = here?.join(new_name("recording"));
             let dir = dir.into_os_string().into_string();
             let dir =
                 dir.map_err(|_| "this directory's name is not UTF-8, which the loop needs".to_owned())?;

@@ -7,10 +7,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use crossterm::event::EventStream;
 use futures::StreamExt;
-use huddle_host::clock::HostClock;
-use huddle_host::stages::Clock as _;
 use huddle_model::recording::RecordingState;
-use huddle_model::schema::run_id;
 use huddle_model::update::Step;
 use huddle_model::view::View;
 use huddle_tui::terminal::TerminalGuard;
@@ -22,6 +19,7 @@ use huddle_tui::{
 use super::dry_run::moves;
 use crate::cli::config::TopSettings;
 use crate::cli::failure::Failure;
+use crate::cli::names::new_name;
 
 /// How often the age of the picture is drawn again.
 const TICK: Duration = Duration::from_secs(1);
@@ -184,12 +182,6 @@ fn notice(answer: Result<String, String>) -> (Tone, String) {
         Ok(done) => (Tone::Done, done),
         Err(why) => (Tone::Warning, why),
     }
-}
-
-/// A new name with the current time, for the current directory.
-pub(super) fn new_name(what: &str) -> String {
-    let now_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
-    format!("huddle-{what}-{}", run_id(now_us, std::process::id()))
 }
 
 /// Writes a picture to a new file in the current directory, readable by its owner only.
