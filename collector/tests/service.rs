@@ -199,7 +199,7 @@ fn a_directory_for_recordings_gets_one_for_each_run() {
     assert!(found[0].join("manifest.json").exists(), "{found:?}");
 }
 
-/// A control group whose list of processes comes from a pipe: whoever reads it waits for half a second, and for ever once it
+/// A control group whose list of processes comes from a pipe: whoever reads it waits for a second, and for ever once it
 /// hangs.
 struct Group {
     directory: PathBuf,
@@ -228,11 +228,14 @@ impl Group {
         std::thread::spawn(move || {
             // Returns when somebody opens it for reading.
             while let Ok(mut pipe) = OpenOptions::new().write(true).open(&procs) {
-                std::thread::sleep(Duration::from_millis(500));
+                std::thread::sleep(Duration::from_secs(1));
                 while hangs.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(50));
                 }
                 let _ = writeln!(pipe, "{id}");
+                drop(pipe);
+                // Until who has read it now has closed it, too: it is to be opened for the next one.
+                std::thread::sleep(Duration::from_millis(300));
             }
         });
     }
@@ -263,8 +266,11 @@ fn a_reading_that_hangs_is_no_progress_whatever_else_the_process_does() {
     group.serve_from_a_pipe();
     let settings = format!("{}[metrics]\nlisten = \"unix:{}\"\n", group.settings(), socket.display());
     let mut service = Service::start_in(dir, &settings, &[], Duration::from_secs(3));
-    // The loop has begun, and its first round reads the group now.
-    service.told("WATCHDOG=1");
+    service.told("READY=1");
+    std::fs::write(service.config(), format!("policy = \"none\"\n{settings}[trial]\nblocks = 9\n")).unwrap();
+    service.send(Signal::SIGHUP);
+    // It is said when the loop has the other settings, by which a round reads the group now.
+    service.logged("some changes of the configuration need a restart");
     group.hangs.store(true, Ordering::Relaxed);
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -285,7 +291,7 @@ fn a_reading_that_hangs_is_no_progress_whatever_else_the_process_does() {
     });
     // The loop goes on, and the manager is told so.
     group.hangs.store(false, Ordering::Relaxed);
-    service.told("READY=1");
+    service.told("STATUS=2 VMs; policy none; ");
     service.told("WATCHDOG=1");
     service.send(Signal::SIGTERM);
     assert!(service.huddle.wait().unwrap().success());
