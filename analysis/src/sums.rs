@@ -21,13 +21,15 @@ pub(crate) fn counter_sums() -> Vec<Expr> {
         asked.push(sum_with(below, above).alias(format!("{name}_below")));
     }
     // Moves within a domain keep the cache; if domains are unknown any move counts.
-    let moved = col("domain_migrations").fill_null(col("migrations")).gt(lit(0));
+    let moves = || col("domain_migrations").fill_null(col("migrations"));
     asked.extend([
         len().cast(DataType::UInt64).alias("samples"),
         count_where(col("llc_misses").is_null()).alias("without_misses"),
         count_where(col("time_running_ns").lt(col("time_enabled_ns"))).alias("multiplexed"),
-        count_where(moved).alias("migrated"),
+        count_where(moves().gt(lit(0))).alias("migrated"),
+        count_where(moves().is_null()).alias("without_moves"),
         count_where(col("pages_broken").gt(lit(0))).alias("broken"),
+        count_where(col("pages_broken").is_null()).alias("without_breaks"),
     ]);
     asked
 }
@@ -46,7 +48,8 @@ pub(crate) fn sums_of(answer: &Answer) -> PolarsResult<Vec<BlockSums>> {
         Ok(answer.u64s(name)?.into_iter().map(Option::unwrap_or_default).collect())
     };
     let (samples, without, multiplexed) = (flag("samples")?, flag("without_misses")?, flag("multiplexed")?);
-    let (migrated, broken) = (flag("migrated")?, flag("broken")?);
+    let (migrated, without_moves) = (flag("migrated")?, flag("without_moves")?);
+    let (broken, without_breaks) = (flag("broken")?, flag("without_breaks")?);
     let row = |i: usize| BlockSums {
         mpki: mpki[i],
         miss_ratio: miss_ratio[i],
@@ -57,7 +60,9 @@ pub(crate) fn sums_of(answer: &Answer) -> PolarsResult<Vec<BlockSums>> {
             without_misses: without[i],
             multiplexed: multiplexed[i],
             migrated: migrated[i],
+            without_moves: without_moves[i],
             broken: broken[i],
+            without_breaks: without_breaks[i],
         },
     };
     Ok((0..answer.rows()).map(row).collect())

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
+use huddle_model::stats::SampleFlags;
 use huddle_model::text::plain;
 
 /// A table with these headings; columns whose heading begins with `>` are aligned to the right.
@@ -66,6 +67,26 @@ pub(crate) fn figure(value: f64) -> String {
 /// A value, or `-` if it is unavailable.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Headings of the cells of [`flag_cells`].
+pub(crate) const FLAG_HEADINGS: [&str; 5] =
+    [">samples", ">without misses", ">multiplexed", ">moved caches", ">sharing broken"];
+
+/// Samples and their flaws, as cells of a table. A flaw that is not known of some samples is a number of those of which
+/// it is.
+pub(crate) fn flag_cells(flags: &SampleFlags) -> [String; 5] {
+    let of_known = |count: Option<u64>, unknown: u64| match count {
+        Some(count) if unknown > 0 => format!("{count} of {}", flags.samples.saturating_sub(unknown)),
+        count => or_dash(count),
+    };
+    [
+        flags.samples.to_string(),
+        flags.without_misses.to_string(),
+        flags.multiplexed.to_string(),
+        of_known(flags.moved_samples(), flags.without_moves),
+        of_known(flags.broken_samples(), flags.without_breaks),
+    ]
 }
 
 /// A duration in microseconds, rounded to seconds from a minute on.

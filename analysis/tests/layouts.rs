@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use huddle_model::schema::{Manifest, Table};
+use huddle_model::schema::Manifest;
 use huddle_model::view::View;
 use huddle_record::replay::Recording;
 use huddle_record::{RecordTarget, Recorder, RecorderLimits};
@@ -141,5 +141,10 @@ fn an_export_by_table_has_the_segments_as_they_are() {
     assert!(!output.status.success() && said.contains("of the same host and run"), "{said}");
     assert!(!dir.path().join("mixed").exists());
     assert!(files(dir.path()).iter().all(|path| !path.to_string_lossy().contains(".huddle-export")));
-    assert_eq!(Table::Vms.name(), "vms");
+    // Other formats have one file a table.
+    let csv = ["export", fleet.to_str().unwrap(), "--format", "csv", "--layout", "table", "-o", "/nowhere"];
+    let output = ask(&csv);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--layout table is for --format parquet"), "{said}");
 }

@@ -119,7 +119,7 @@ fn a_summary_reads_well_and_keeps_the_terminal_safe() {
     for words in [
         "20261123T060233Z-1 on h",
         "2023-11-14T22:13:20Z to ",
-        "placement changed in 0",
+        "rounds    1; nothing was pinned in any; ",
         "in 1 of them nothing was pinned; last because: dry run",
         "25.1 %",
         "no: dry run",

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 
 use crate::archive::{self, DIRECTORY, Entries, FILE};
-use crate::shell;
+use crate::{debian, shell};
 
 /// A kernel and a userland; two of them represent the two operating systems of the paper.
 struct Flavour {
@@ -105,11 +105,8 @@ pub(crate) fn unpack_kernel(newest_of: &str, unpacked: &Path) -> anyhow::Result<
     })?;
     eprintln!("Fetching {package} for VMs; it is unpacked in {}, not installed.", unpacked.display());
     let _ = fs::remove_dir_all(unpacked);
-    fs::create_dir_all(unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
-    shell::run(Command::new("apt-get").current_dir(unpacked).args(["download", "-q", &package]))?;
-    let file = fs::read_dir(unpacked)?.filter_map(Result::ok).map(|entry| entry.path());
-    let file = file.into_iter().next().context("apt-get downloaded nothing")?;
-    shell::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(unpacked))?;
+    debian::unpack(debian::apt_get(), [&package], unpacked)
+        .with_context(|| format!("{package} could not be downloaded; run `apt-get update`"))?;
     Ok(package.trim_start_matches("linux-image-").to_owned())
 }
 

@@ -7,6 +7,7 @@ mod churn;
 mod conventions;
 mod counter_cost;
 mod damage;
+mod debian;
 mod debian_root;
 mod demo;
 mod dist;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use crate::shell;
+use crate::{shell, tools};
 
 /// Options of the task.
 #[derive(Args)]
@@ -233,14 +233,10 @@ fn trace(program: &impl Fn(&str) -> PathBuf, run: &Path, scratch: &Path) -> anyh
     shell::run(export.arg("export").arg(run).args(["--format", "perfetto", "-o"]).arg(&traces))?;
     let Some(trace) = entries(&traces)?.pop() else { bail!("no trace was exported") };
     let root = shell::root();
-    let venv = root.join("target/trace-venv");
-    if !venv.join("bin/python").exists() {
-        shell::run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    }
-    let mut install = Command::new(venv.join("bin/pip"));
-    install.args(["install", "-q", "--disable-pip-version-check", "-r"]);
-    shell::run(install.arg(root.join("analysis/python/requirements-trace.txt")))?;
-    let mut look = Command::new(venv.join("bin/python"));
+    // That of analysis/python/run.
+    let venv = root.join("target/analysis-venv");
+    let python = tools::python(&venv, &[], "analysis/python/requirements-trace.txt")?;
+    let mut look = Command::new(python);
     look.arg(root.join("analysis/python/look_at_trace.py"))
         .arg(run)
         .arg(&trace)

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::{emulated, host, images, shell, tools};
+use crate::{debian, emulated, host, images, shell, tools};
 
 /// Debian's package of QEMU's tools.
 const QEMU_TOOLS: &str = "qemu-utils";
@@ -156,21 +156,12 @@ pub(crate) fn promtool() -> anyhow::Result<()> {
     }
     eprintln!("promtool is missing: unpacking it from Debian's {PACKAGE}, for checks of metrics and alerts");
     let place = tools::place().join("apt-promtool");
-    std::fs::create_dir_all(&place)
-        .and_then(|()| std::fs::create_dir_all(&bin))
-        .context("cannot make target/tools")?;
-    let download =
-        || shell::run(Command::new("apt-get").current_dir(&place).args(["download", "-q", PACKAGE]));
+    std::fs::create_dir_all(&bin).context("cannot make target/tools")?;
+    let unpack = || debian::unpack(debian::apt_get(), [PACKAGE], &place);
     // Old lists may have versions that the archive no longer has; new ones need root.
-    if let Err(error) = download() {
-        shell::run(Command::new("apt-get").args(["update", "-q"])).map_err(|_| error)?;
-        download()?;
-    }
-    for entry in std::fs::read_dir(&place).context("cannot list what apt-get downloaded")? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            shell::run(Command::new("dpkg").arg("--extract").args([&path, &place]))?;
-        }
+    if let Err(error) = unpack() {
+        shell::run(debian::apt_get().args(["update", "-q"])).map_err(|_| error)?;
+        unpack()?;
     }
     std::fs::rename(place.join("usr/bin/promtool"), &program).context("Debian's package has no promtool")?;
     std::fs::remove_dir_all(&place).context("cannot remove what apt-get downloaded")

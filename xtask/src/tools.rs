@@ -1,7 +1,7 @@
 //! Programs that extend cargo and look at dependencies.
 
 use std::env::join_paths;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
@@ -100,12 +100,20 @@ fn cargo() -> anyhow::Result<Command> {
 
 /// Installs prebuilt ones from PyPI, each pinned by its hash.
 fn install_wheels() -> anyhow::Result<()> {
-    let place = place();
-    shell::run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
-    let options =
-        ["install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--require-hashes"];
+    python(&place(), &["--only-binary=:all:", "--require-hashes"], "xtask/requirements.txt").map(drop)
+}
+
+/// The Python of a virtual environment at `place`, which is made where it is missing, with the packages of a file of
+/// requirements, named from the root of the repository.
+pub(crate) fn python(place: &Path, options: &[&str], requirements: &str) -> anyhow::Result<PathBuf> {
+    let python = place.join("bin/python");
+    if !python.exists() {
+        shell::run(Command::new("python3").args(["-m", "venv"]).arg(place))?;
+    }
     let mut pip = Command::new(place.join("bin/pip"));
-    shell::run(pip.args(options).arg("-r").arg(shell::root().join("xtask/requirements.txt")))
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(options);
+    shell::run(pip.arg("-r").arg(shell::root().join(requirements)))?;
+    Ok(python)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use cpio::newc::Builder;
 use tar::EntryType;
 
 use crate::archive::{self, DIRECTORY, Entries, FILE, LINK};
-use crate::{host, images, modules, shell, whole};
+use crate::{debian, host, images, modules, shell, whole};
 
 /// Debian's package that names its newest kernel.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -64,16 +64,6 @@ fn recipe(release: &str) -> String {
 }
 
 fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
-    let is_root = host::needs().iter().any(|need| need.name == "root" && need.is_met);
-    ensure!(is_root, "the image of the web experiment's VMs is made by root; run it with `sudo -E`");
-    ensure!(
-        shell::works(Command::new("mmdebstrap").arg("--version")),
-        "mmdebstrap is missing, which makes the image of the web experiment's VMs; run `cargo xtask setup`, or on \
-         Debian: apt-get install mmdebstrap"
-    );
-    eprintln!(
-        "Making a Debian image with Apache and PHP for VMs, once (about a minute); nothing is installed."
-    );
     let unpacked = directory.join("package");
     let kernel_release = images::unpack_kernel(KERNEL, &unpacked)?;
     let kernel = unpacked.join("boot").join(format!("vmlinuz-{kernel_release}"));
@@ -82,21 +72,9 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let modules = modules::find(&unpacked, &MODULES)?;
     fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
 
-    let (sources, tree) = (directory.join("sources.list"), directory.join("tree.tar"));
-    fs::write(&sources, sources_of_host()?).context("cannot write a list of packages' sources")?;
-    // In its own namespaces, which end with this program: its mounts are never visible on the host, and none
-    // stays behind.
-    shell::run(
-        Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"])
-            .args(["--mount-proc", "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"])
-            // An archive may be a snapshot, as on machines with pinned packages.
-            .args(["--aptopt=Acquire::Check-Valid-Until \"false\"", &format!("--include={PACKAGES}")])
-            .arg(release)
-            .args([&tree, &sources])
-            .env("TMPDIR", directory),
-    )
-    .context("Debian's packages for VMs could not be downloaded; is the archive reachable?")?;
+    let tree = directory.join("tree.tar");
+    let what = "the image of the web experiment's VMs";
+    debian::bootstrap(what, release, PACKAGES, debian::As::Tar, &tree)?;
 
     let archive = directory.join("initrd.cpio");
     let file = File::open(&tree).with_context(|| format!("cannot read {}", tree.display()))?;
@@ -106,22 +84,7 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let initrd = directory.join("initrd");
     fs::rename(archive.with_extension("cpio.gz"), &initrd).context("gzip made nothing")?;
     archive::pad(&initrd).with_context(|| format!("cannot write {}", initrd.display()))?;
-    [tree, sources].iter().try_for_each(fs::remove_file).context("cannot remove what is no longer used")
-}
-
-/// The archives of Debian that this host's apt uses, as lines of sources.list(5).
-pub(crate) fn sources_of_host() -> anyhow::Result<String> {
-    let targets = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(TARGET_OF) $(REPO_URI) $(RELEASE) $(COMPONENT)"])
-        .args(["Created-By: Packages", "Origin: Debian"])
-        .output()
-        .context("cannot run apt-get; the image is made from Debian's packages")?;
-    let text = String::from_utf8_lossy(&targets.stdout).into_owned();
-    ensure!(
-        !text.trim().is_empty(),
-        "apt knows no archive of Debian; run `apt-get update`, and see /etc/apt/sources.list"
-    );
-    Ok(text)
+    fs::remove_file(tree).context("cannot remove what is no longer used")
 }
 
 /// The files of a tree that a VM needs, in the order of an initramfs.

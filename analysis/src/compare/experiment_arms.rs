@@ -27,11 +27,7 @@ fn add(arm: &mut ArmData, block: &Block, sample: &Sample, why_no_misses: Option<
         let moves = host.and_then(|host| host.domain_migrations.value().or(host.migrations.value()));
         let merging = sample.seen.iter().flat_map(|seen| &seen.merging);
         let broken = merging.filter(|merged| merged.vm == vm).find_map(|merged| merged.breaks.value());
-        sums.add_sample(
-            &counters,
-            moves.is_some_and(|moves| *moves > 0),
-            broken.is_some_and(|pages| *pages > 0),
-        );
+        sums.add_sample(&counters, moves.copied(), broken.copied());
     }
     arm.blocks.insert(place, sums);
     for (measure, value) in [

@@ -7,7 +7,7 @@ use huddle_model::stats::Estimate;
 use huddle_model::text::p_value;
 
 use super::{By, Compared, Comparison, LATENCY_QUANTILES, LatencyOf, TrialOf};
-use crate::text::{clean, figure, lines, signed_percent, table};
+use crate::text::{FLAG_HEADINGS, clean, figure, flag_cells, lines, signed_percent, table};
 
 impl Comparison {
     /// What a value of an arm is.
@@ -93,14 +93,10 @@ impl Comparison {
         let intervals = if self.by == By::Trial { ", with 95 % intervals" } else { "" };
         writeln!(f, "Medians over {}{intervals}\n{}", self.place_word(), lines(&rows))?;
         self.latencies(f)?;
-        let counted = [">samples", ">without misses", ">multiplexed", ">moved caches", ">sharing broken"];
-        let mut rows = table(&self.head(&counted));
+        let mut rows = table(&self.head(&FLAG_HEADINGS));
         for arm in &self.arms {
-            let flags = arm.samples;
-            let counts =
-                [flags.samples, flags.without_misses, flags.multiplexed, flags.migrated, flags.broken];
             let mut row = self.cells(&arm.of, &arm.name);
-            row.extend(counts.map(|count| count.to_string()));
+            row.extend(flag_cells(&arm.samples));
             rows.add_row(row);
         }
         writeln!(f, "\nSamples (one vCPU in one window), including flawed ones\n{}", lines(&rows))

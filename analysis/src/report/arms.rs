@@ -8,7 +8,7 @@ use super::{data, or_gap, paired};
 use crate::compare::{By, Comparison, LATENCY_QUANTILES, LatencyOf, change_text, estimate_text};
 use crate::figure::{Bar, Effect, ForestGroup, ForestRow, ScatterPoint, bars, distribution, forest, spots};
 use crate::run::RunDir;
-use crate::text::{figure, signed_percent};
+use crate::text::{FLAG_HEADINGS, figure, flag_cells, signed_percent};
 use huddle_model::text::p_value;
 
 /// The most bars of a figure.
@@ -99,18 +99,10 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
     let rows: Vec<Vec<String>> = comparison
         .arms
         .iter()
-        .map(|arm| {
-            let flags = arm.samples;
-            let counts =
-                [flags.samples, flags.without_misses, flags.multiplexed, flags.migrated, flags.broken];
-            std::iter::once(arm.of.name(&arm.name)).chain(counts.map(|count| count.to_string())).collect()
-        })
+        .map(|arm| std::iter::once(arm.of.name(&arm.name)).chain(flag_cells(&arm.samples)).collect())
         .collect();
-    page.table(
-        "Samples (one vCPU in one window); including flawed ones",
-        &["arm", ">samples", ">without misses", ">multiplexed", ">moved caches", ">sharing broken"],
-        &rows,
-    );
+    let headings: Vec<&str> = std::iter::once("arm").chain(FLAG_HEADINGS).collect();
+    page.table("Samples (one vCPU in one window); including flawed ones", &headings, &rows);
 }
 
 fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {

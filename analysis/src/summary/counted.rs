@@ -245,9 +245,8 @@ impl Found {
                 running.at(row).zip(enabled.at(row)).is_some_and(|(running, enabled)| running < enabled);
             samples.multiplexed += u64::from(is_shared);
             // Moves within a domain keep the cache; if domains are unknown any move counts.
-            let moved = domain_moves.at(row).or_else(|| moves.at(row));
-            samples.migrated += u64::from(moved.is_some_and(|moves| moves > 0));
-            samples.broken += u64::from(broken.at(row).is_some_and(|pages| pages > 0));
+            samples.add_moves(domain_moves.at(row).or_else(|| moves.at(row)));
+            samples.add_breaks(broken.at(row));
             if let Some(window) = windows.at(row) {
                 let (first, last) = vm.windows.unwrap_or((window, window));
                 vm.windows = Some((first.min(window), last.max(window)));

@@ -67,10 +67,10 @@ pub struct Rounds {
     pub without_pinning: u64,
     /// Why, in the last of these.
     pub pin_unavailable: Option<String>,
-    /// Rounds in which an affinity was changed.
-    pub changed: u64,
-    /// Number of changed affinities of threads in all rounds.
-    pub threads_changed: u64,
+    /// Rounds in which an affinity was changed, of those in which that is known; `None` if it is known of none.
+    pub changed: Option<u64>,
+    /// Number of changed affinities of threads in these rounds.
+    pub threads_changed: Option<u64>,
     /// CPU time used by huddle itself at the end; `None` if unavailable.
     pub own_cpu_us: Option<u64>,
 }

@@ -140,8 +140,8 @@ impl<'a> Query<'a> {
                 len().cast(DataType::UInt64).alias("count"),
                 col("begin_us").first(),
                 col("end_us").last(),
-                col("changed").cast(DataType::UInt64).sum(),
-                col("threads_changed").cast(DataType::UInt64).sum(),
+                sum_of_known("changed"),
+                sum_of_known("threads_changed"),
                 col("own_cpu_us").last(),
             ];
             asked.extend(missing("sharing_unavailable"));
@@ -159,8 +159,8 @@ impl<'a> Query<'a> {
                 sharing_unavailable: why("sharing_unavailable")?,
                 without_pinning: number("pin_unavailable_rounds")?.unwrap_or_default(),
                 pin_unavailable: why("pin_unavailable")?,
-                changed: number("changed")?.unwrap_or_default(),
-                threads_changed: number("threads_changed")?.unwrap_or_default(),
+                changed: number("changed")?,
+                threads_changed: number("threads_changed")?,
                 own_cpu_us: number("own_cpu_us")?,
             })
         })
@@ -175,6 +175,12 @@ impl<'a> Query<'a> {
             Ok((0..kinds.height()).map(|row| (text(kind, row), count.get(row).unwrap_or_default())).collect())
         })
     }
+}
+
+/// The sum of the values of a column that are not null; null where all are.
+fn sum_of_known(column: &str) -> Expr {
+    let values = col(column).cast(DataType::UInt64);
+    when(values.clone().count().gt(lit(0))).then(values.sum()).otherwise(lit(NULL)).alias(column)
 }
 
 /// A mean rate to twelve places: those beyond depend on the order in which rows are added, and files of one recording may

@@ -5,7 +5,9 @@ use std::fmt;
 use huddle_model::text::utc_text;
 
 use super::RunSummary;
-use crate::text::{clean, duration, figure, lines, or_dash, percent, table, write_losses};
+use crate::text::{
+    FLAG_HEADINGS, clean, duration, figure, flag_cells, lines, or_dash, percent, table, write_losses,
+};
 
 impl fmt::Display for RunSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,12 +37,16 @@ impl RunSummary {
         }
         write_losses(f, &self.losses)?;
         let rounds = &self.rounds;
+        let changed = match (rounds.changed, rounds.threads_changed) {
+            (Some(changed), Some(threads)) => {
+                format!("placement changed in {changed}, {threads} threads in all")
+            }
+            _ => "nothing was pinned in any".to_owned(),
+        };
         writeln!(
             f,
-            "rounds    {}; placement changed in {}, {} threads in all; huddle's own CPU time {}",
+            "rounds    {}; {changed}; huddle's own CPU time {}",
             rounds.count,
-            rounds.changed,
-            rounds.threads_changed,
             rounds.own_cpu_us.map_or_else(
                 || "not available".to_owned(),
                 |us| duration(i64::try_from(us).unwrap_or(i64::MAX))
@@ -136,32 +142,15 @@ impl RunSummary {
         if self.counted.is_empty() {
             return Ok(());
         }
-        let mut rows = table(&[
-            "VM",
-            ">windows",
-            ">MPKI",
-            ">miss ratio",
-            ">IPC",
-            ">samples",
-            ">without misses",
-            ">multiplexed",
-            ">moved caches",
-            ">sharing broken",
-        ]);
+        let mut headings = vec!["VM", ">windows", ">MPKI", ">miss ratio", ">IPC"];
+        headings.extend(FLAG_HEADINGS);
+        let mut rows = table(&headings);
         let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
         for vm in &self.counted {
-            rows.add_row([
-                clean(&vm.vm),
-                format!("{} to {}", vm.windows.0, vm.windows.1),
-                shown(vm.mpki),
-                shown(vm.miss_ratio),
-                shown(vm.ipc),
-                vm.samples.samples.to_string(),
-                vm.samples.without_misses.to_string(),
-                vm.samples.multiplexed.to_string(),
-                vm.samples.migrated.to_string(),
-                vm.samples.broken.to_string(),
-            ]);
+            let windows = format!("{} to {}", vm.windows.0, vm.windows.1);
+            let mut row = vec![clean(&vm.vm), windows, shown(vm.mpki), shown(vm.miss_ratio), shown(vm.ipc)];
+            row.extend(flag_cells(&vm.samples));
+            rows.add_row(row);
         }
         writeln!(f, "\nCounters\n{}", lines(&rows))
     }

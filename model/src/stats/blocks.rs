@@ -49,8 +49,14 @@ pub struct SampleFlags {
     pub multiplexed: u64,
     /// The thread moved between cache domains.
     pub migrated: u64,
+    /// It is not known whether the thread moved.
+    #[serde(default)]
+    pub without_moves: u64,
     /// Pages of the VM left their merged frame.
     pub broken: u64,
+    /// It is not known whether pages of the VM left their merged frame.
+    #[serde(default)]
+    pub without_breaks: u64,
 }
 
 impl BlockSums {
@@ -60,11 +66,7 @@ impl BlockSums {
             let broken = seen.merging.iter().find(|vm| vm.vm == vcpu.vm).and_then(|vm| vm.breaks.value());
             // Moves within a domain keep the cache; if domains are unknown any move counts.
             let moved = vcpu.domain_migrations.value().or(vcpu.migrations.value());
-            self.add_sample(
-                &vcpu.counters,
-                moved.is_some_and(|moves| *moves > 0),
-                broken.is_some_and(|pages| *pages > 0),
-            );
+            self.add_sample(&vcpu.counters, moved.copied(), broken.copied());
         }
         let reported = seen.reported.iter().filter(|report| !seen.is_outside(&report.vm));
         let operations: Vec<f64> = reported.map(|report| report.operations as f64).collect();
@@ -74,9 +76,9 @@ impl BlockSums {
         }
     }
 
-    /// Adds one vCPU in one window: its counts, whether it moved to another cache, and whether shared pages
-    /// of its VM were broken.
-    pub fn add_sample(&mut self, counters: &CounterDelta, moved: bool, broken: bool) {
+    /// Adds one vCPU in one window: its counts, how often it moved to another cache, and how many shared pages of its VM
+    /// were broken; `None` where that is not known.
+    pub fn add_sample(&mut self, counters: &CounterDelta, moves: Option<u64>, broken_pages: Option<u64>) {
         use CounterRole::{Cycles, Instructions, LlcMisses, LlcReferences};
         self.mpki.add(counters, LlcMisses, Instructions);
         self.miss_ratio.add(counters, LlcMisses, LlcReferences);
@@ -84,8 +86,8 @@ impl BlockSums {
         self.samples.samples += 1;
         self.samples.without_misses += u64::from(counters.count(LlcMisses).value().is_none());
         self.samples.multiplexed += u64::from(counters.is_multiplexed());
-        self.samples.migrated += u64::from(moved);
-        self.samples.broken += u64::from(broken);
+        self.samples.add_moves(moves);
+        self.samples.add_breaks(broken_pages);
     }
 
     /// The value of the block by `objective`; unavailable if nothing was counted for it.
@@ -117,13 +119,37 @@ impl Part {
 }
 
 impl SampleFlags {
+    /// Counts how often the thread moved to another cache; `None` where that is not known.
+    pub fn add_moves(&mut self, moves: Option<u64>) {
+        self.migrated += u64::from(moves.is_some_and(|moves| moves > 0));
+        self.without_moves += u64::from(moves.is_none());
+    }
+
+    /// Counts how many pages of the VM left their merged frame; `None` where that is not known.
+    pub fn add_breaks(&mut self, pages: Option<u64>) {
+        self.broken += u64::from(pages.is_some_and(|pages| pages > 0));
+        self.without_breaks += u64::from(pages.is_none());
+    }
+
+    /// The samples whose thread moved; `None` where that is known of no sample.
+    pub fn moved_samples(&self) -> Option<u64> {
+        (self.without_moves < self.samples || self.samples == 0).then_some(self.migrated)
+    }
+
+    /// The samples of whose VM pages left their merged frame; `None` where that is known of no sample.
+    pub fn broken_samples(&self) -> Option<u64> {
+        (self.without_breaks < self.samples || self.samples == 0).then_some(self.broken)
+    }
+
     /// Adds other counts.
     pub fn merge(&mut self, other: &Self) {
         self.samples += other.samples;
         self.without_misses += other.without_misses;
         self.multiplexed += other.multiplexed;
         self.migrated += other.migrated;
+        self.without_moves += other.without_moves;
         self.broken += other.broken;
+        self.without_breaks += other.without_breaks;
     }
 }
 
@@ -208,10 +234,32 @@ mod tests {
         assert_eq!(block.value(Objective::Ipc), Availability::Available(4300.0 / 1200.0));
         // 80 operations in two windows of two seconds.
         assert_eq!(block.value(Objective::Reported), Availability::Available(20.0));
-        assert_eq!(
-            block.samples,
-            SampleFlags { samples: 3, without_misses: 1, multiplexed: 1, migrated: 1, broken: 2 }
-        );
+        // What KSM did to the second VM is not known.
+        let (moves, breaks) = ((1, 0), (2, 1));
+        let flags = SampleFlags {
+            samples: 3,
+            without_misses: 1,
+            multiplexed: 1,
+            migrated: moves.0,
+            without_moves: moves.1,
+            broken: breaks.0,
+            without_breaks: breaks.1,
+        };
+        assert_eq!(block.samples, flags);
+    }
+
+    #[test]
+    fn flaws_that_are_known_of_no_sample_are_unavailable() {
+        let counters = delta(1000, 400, 1000, Some(10));
+        let flags = |samples: &[(Option<u64>, Option<u64>)]| {
+            let mut block = BlockSums::default();
+            samples.iter().for_each(|(moves, pages)| block.add_sample(&counters, *moves, *pages));
+            (block.samples.moved_samples(), block.samples.broken_samples())
+        };
+        assert_eq!(flags(&[]), (Some(0), Some(0)));
+        assert_eq!(flags(&[(None, None), (None, None)]), (None, None));
+        assert_eq!(flags(&[(None, Some(0)), (Some(0), None)]), (Some(0), Some(0)));
+        assert_eq!(flags(&[(Some(2), Some(1)), (None, None)]), (Some(1), Some(1)));
     }
 
     #[test]

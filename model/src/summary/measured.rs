@@ -75,7 +75,8 @@ pub(super) fn observation(
         let id = ids.get(vm).map_or(VmId::Process(TaskId { id: 0, start_ticks: 0 }), |vm| vm.id);
         one(vm, *vcpu, id, probes)
     };
-    let seconds = vcpus.iter().map(|(_, probes)| seconds(probes)).fold(0.0, f64::max);
+    // Where it is known of none, the window has no length, and so nothing in it a rate.
+    let seconds = vcpus.iter().filter_map(|(_, probes)| seconds(probes)).fold(0.0, f64::max);
     let missing =
         |what: &str| format!("a replay of an experiment does not show {what}; summary.json may have it");
     Availability::Available(Observation {
@@ -113,12 +114,12 @@ fn why_nothing(summary: &Summary<ShownFigures>, has_samples: bool) -> String {
     }
 }
 
-/// How long a vCPU was measured in all, in seconds.
-fn seconds(probes: &[Probe<'_>]) -> f64 {
+/// How long a vCPU was measured in all, in seconds; `None` where that is not known of one sample.
+fn seconds(probes: &[Probe<'_>]) -> Option<f64> {
     let of = |probe: &Probe<'_>| {
         let counted = probe.host.and_then(|host| host.counters.as_ref()).map(|counted| counted.interval_s);
         let own = probe.elapsed_ns.map(|ns| ns as f64 / 1e9);
-        counted.filter(|seconds| *seconds > 0.0).or(own).unwrap_or(0.0)
+        counted.filter(|seconds| *seconds > 0.0).or(own)
     };
     probes.iter().map(of).sum()
 }

@@ -3,7 +3,8 @@
 use huddle_model::summary::{Arm, SimulatedVm};
 
 use super::geometry::{ResultLayout, SimulatedLayout};
-use super::metric::Metric;
+use super::metric::Row;
+use super::misses::key;
 use super::table::RowKey;
 use super::{App, ExperimentResult, Picture};
 
@@ -30,18 +31,24 @@ impl App {
 
     /// Position of the selected VM among the rows of simulated misses; the selection is that of the measured ones.
     pub(crate) fn simulated_position(&self, rows: &[&SimulatedVm]) -> usize {
+        if !self.has_simulated_rows_only() {
+            let measured = self.miss_rows();
+            let at = self.misses.table.position(measured.iter().map(|row| key(row)));
+            let same = |row: &&Row| rows.iter().position(|vm| vm.vm == row.vm);
+            return measured.get(at).and_then(same).unwrap_or(0);
+        }
         self.misses.table.position(rows.iter().map(|vm| simulated_key(vm)))
     }
 
     /// Where the misses of an experiment's result are drawn.
     pub(crate) fn result_layout(&self, body: ratatui::layout::Rect) -> ResultLayout {
-        let has_measured = self.shown.as_ref().is_some_and(has_measured_misses);
+        let has_measured = self.shown.as_ref().is_some_and(has_measured_figures);
         ResultLayout::new(body, has_measured.then(|| self.misses_layout(body)).as_ref())
     }
 
-    /// Whether the rows of the misses view are simulated: an experiment's result without measured ones.
+    /// Whether the rows of the misses view are simulated: an experiment's result in which nothing of VMs was measured.
     pub(crate) fn has_simulated_rows_only(&self) -> bool {
-        self.experiment().is_some() && !self.shown.as_ref().is_some_and(has_measured_misses)
+        self.experiment().is_some() && !self.shown.as_ref().is_some_and(has_measured_figures)
     }
 
     /// Moves the selection among the rows of simulated misses.
@@ -62,9 +69,7 @@ fn simulated_key(vm: &SimulatedVm) -> RowKey {
     (vm.vm.clone(), None)
 }
 
-/// Whether misses of some VM were measured.
-pub(crate) fn has_measured_misses(picture: &Picture) -> bool {
-    let rows = picture.window.value().into_iter().flat_map(|figures| &figures.vms);
-    let misses = [Metric::Mpki, Metric::MissRatio, Metric::MissesPerS];
-    rows.into_iter().any(|row| misses.into_iter().any(|metric| metric.of(&row.figures).value().is_some()))
+/// Whether a figure of some VM was measured: misses, or at least how long and where it ran.
+fn has_measured_figures(picture: &Picture) -> bool {
+    picture.window.value().is_some_and(|figures| !figures.known(false).is_empty())
 }

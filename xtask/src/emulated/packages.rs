@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::shell;
+use crate::{debian, shell};
 
 /// The key of Debian's archive on a Debian host.
 const KEY: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -76,14 +76,8 @@ impl Apt {
 
     /// Downloads packages and unpacks them into the directory `unpacked`.
     pub(super) fn unpack(&self, names: &[String], unpacked: &Path) -> anyhow::Result<()> {
-        let downloaded = self.directory.join("downloaded");
-        fs::create_dir_all(&downloaded).with_context(|| format!("cannot make {}", downloaded.display()))?;
-        shell::run(self.command("apt-get").current_dir(&downloaded).args(["download", "-q"]).args(names))
-            .with_context(|| format!("{} could not be downloaded from {}", names.join(", "), self.suite))?;
-        for entry in fs::read_dir(&downloaded)? {
-            shell::run(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(unpacked))?;
-        }
-        fs::remove_dir_all(&downloaded).with_context(|| format!("cannot remove {}", downloaded.display()))
+        debian::unpack(self.command("apt-get"), names, unpacked)
+            .with_context(|| format!("{} could not be downloaded from {}", names.join(", "), self.suite))
     }
 
     /// Downloads a package and all that it depends on, and unpacks them into the directory `unpacked`.
