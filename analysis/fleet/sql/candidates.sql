@@ -10,4 +10,4 @@ WITH counted AS (
     GROUP BY sample_1, sample_2, sample_3, digits, digit
     HAVING COUNT(*) >= {family_kept}
 )
-SELECT CAST(ROW_NUMBER() OVER (ORDER BY contents DESC, leader ASC) AS INT) AS place, leader FROM alike
+SELECT CAST(ROW_NUMBER() OVER (ORDER BY contents DESC, leader DESC) AS INT) AS place, leader FROM alike

@@ -5,20 +5,20 @@ WITH sizes AS (
     SELECT family_key, COUNT(*) AS kept FROM members GROUP BY family_key
 ), of_vms AS (
     SELECT f.family_key,
-           CAST(SUM(f.kept) AS BIGINT) AS held,
+           CAST(SUM(CAST(f.kept AS BIGINT)) AS BIGINT) AS held,
            CAST(SUM(CASE WHEN f.kept * 2 >= s.kept THEN 1 ELSE 0 END) AS BIGINT) AS vms
     FROM family_vms AS f
     JOIN sizes AS s ON f.family_key = s.family_key
     GROUP BY f.family_key
 ), of_hosts AS (
     SELECT f.family_key,
-           CAST(SUM(f.kept) AS BIGINT) AS on_hosts,
+           CAST(SUM(CAST(f.kept AS BIGINT)) AS BIGINT) AS on_hosts,
            CAST(SUM(CASE WHEN f.kept * 2 >= s.kept THEN 1 ELSE 0 END) AS BIGINT) AS hosts
     FROM family_hosts AS f
     JOIN sizes AS s ON f.family_key = s.family_key
     GROUP BY f.family_key
 ), fullest AS (
-    SELECT family_key, vm_key, ROW_NUMBER() OVER (PARTITION BY family_key ORDER BY kept DESC, vm_key ASC) AS choice
+    SELECT family_key, vm_key, ROW_NUMBER() OVER (PARTITION BY family_key ORDER BY kept DESC, vm_key DESC) AS choice
     FROM family_vms
 )
 SELECT s.family_key, s.kept, v.held, h.on_hosts, v.vms, h.hosts, e.host AS example_host, e.vm AS example_vm

@@ -6,7 +6,7 @@ WITH there AS (
     JOIN vms AS v ON g.vm_key = v.vm_key
     GROUP BY g.family_key, v.host_key, g.hash
 ), contents AS (
-    SELECT family_key, host_key, COUNT(*) AS kept, CAST(SUM(held) AS BIGINT) AS held
+    SELECT family_key, host_key, COUNT(*) AS kept, CAST(SUM(CAST(held AS BIGINT)) AS BIGINT) AS held
     FROM there
     GROUP BY family_key, host_key
 ), holders_there AS (

@@ -1,12 +1,16 @@
 -- Candidates without those that nearly the same VMs hold as an earlier one: the leaders of the families.
 WITH sizes AS (
     SELECT place, COUNT(*) AS holders FROM led_candidates GROUP BY place
+), first_ones AS (
+    SELECT vm_key, place AS earlier FROM led_candidates
+), second_ones AS (
+    SELECT vm_key, place AS later FROM led_candidates
 ), both_held AS (
-    SELECT a.place AS earlier, b.place AS later, COUNT(*) AS both_hold
-    FROM led_candidates AS a
-    JOIN led_candidates AS b ON a.vm_key = b.vm_key
-    WHERE a.place < b.place
-    GROUP BY a.place, b.place
+    SELECT f.earlier, s.later, COUNT(*) AS both_hold
+    FROM first_ones AS f
+    JOIN second_ones AS s ON f.vm_key = s.vm_key
+    WHERE f.earlier < s.later
+    GROUP BY f.earlier, s.later
 ), alike AS (
     SELECT DISTINCT p.later
     FROM both_held AS p

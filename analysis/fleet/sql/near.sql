@@ -6,10 +6,10 @@ WITH ways AS (
     SELECT b AS vm_key, a AS other_key, uncommon FROM uncommon_pairs WHERE uncommon >= {least}
 ), ordered AS (
     SELECT vm_key, other_key,
-           ROW_NUMBER() OVER (PARTITION BY vm_key ORDER BY uncommon DESC, other_key ASC) AS choice
+           ROW_NUMBER() OVER (PARTITION BY vm_key ORDER BY uncommon DESC, other_key DESC) AS choice
     FROM ways
 ), fullest AS (
-    SELECT family_key, vm_key, ROW_NUMBER() OVER (PARTITION BY family_key ORDER BY kept DESC, vm_key ASC) AS choice
+    SELECT family_key, vm_key, ROW_NUMBER() OVER (PARTITION BY family_key ORDER BY kept DESC, vm_key DESC) AS choice
     FROM family_vms
 ), found AS (
     SELECT vm_key, other_key FROM ordered WHERE choice <= {candidates}

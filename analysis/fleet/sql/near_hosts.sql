@@ -2,12 +2,12 @@
 -- families.
 WITH ordered AS (
     SELECT vm_key, host_key,
-           ROW_NUMBER() OVER (PARTITION BY vm_key ORDER BY uncommon DESC, host_key ASC) AS choice
+           ROW_NUMBER() OVER (PARTITION BY vm_key ORDER BY uncommon DESC, host_key DESC) AS choice
     FROM uncommon_hosts
     WHERE host_key <> home_key
 ), fullest AS (
     SELECT family_key, host_key,
-           ROW_NUMBER() OVER (PARTITION BY family_key ORDER BY kept DESC, host_key ASC) AS choice
+           ROW_NUMBER() OVER (PARTITION BY family_key ORDER BY kept DESC, host_key DESC) AS choice
     FROM family_hosts
 ), found AS (
     SELECT vm_key, host_key FROM ordered WHERE choice <= {candidates}

@@ -5,7 +5,7 @@ WITH ways AS (
     SELECT b AS vm_key, a AS other_key, both_hold FROM compared WHERE both_hold >= {least}
 ), ordered AS (
     SELECT vm_key, other_key, both_hold,
-           ROW_NUMBER() OVER (PARTITION BY vm_key ORDER BY both_hold DESC, other_key ASC) AS choice
+           ROW_NUMBER() OVER (PARTITION BY vm_key ORDER BY both_hold DESC, other_key DESC) AS choice
     FROM ways
 ), chosen AS (
     SELECT DISTINCT

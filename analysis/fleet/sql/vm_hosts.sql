@@ -7,7 +7,7 @@ WITH counted AS (
     LEFT JOIN near_hosts_common AS c ON n.vm_key = c.vm_key AND n.host_key = c.host_key
 ), ordered AS (
     SELECT vm_key, host_key, both_hold, is_home,
-           ROW_NUMBER() OVER (PARTITION BY vm_key, is_home ORDER BY both_hold DESC, host_key ASC) AS place
+           ROW_NUMBER() OVER (PARTITION BY vm_key, is_home ORDER BY both_hold DESC, host_key DESC) AS place
     FROM counted
 ), chosen AS (
     SELECT vm_key, host_key, both_hold, CASE WHEN is_home = 1 THEN 0 ELSE place END AS choice

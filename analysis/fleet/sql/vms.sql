@@ -6,7 +6,7 @@ WITH seen AS (
                PARTITION BY h.uuid,
                             CASE WHEN h.uuid IS NULL THEN n.host_key END,
                             CASE WHEN h.uuid IS NULL THEN h.vm END
-               ORDER BY n.begin_us DESC, n.host_key ASC, h.vm ASC
+               ORDER BY n.begin_us DESC, n.host_key DESC, h.vm DESC
            ) AS age
     FROM hosts AS h
     JOIN newest AS n ON h.host = n.host AND h.run = n.run AND h.begin_us = n.begin_us

@@ -1,6 +1,6 @@
 //! The newest sketches of each host, as tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use huddle_model::fleet::{Containment, Scale};
 use huddle_model::schema::{SketchFact, Table};
@@ -181,7 +181,7 @@ fn facts(
     newest: &BTreeMap<String, Newest>,
     left_out: &mut Vec<String>,
 ) -> Result<(Vec<HostFacts>, Vec<VmFacts>), AnalysisError> {
-    let (mut hosts, mut vms) = (Vec::new(), Vec::new());
+    let (mut hosts, mut vms) = (Vec::new(), Vec::<VmFacts>::new());
     for (name, found) in newest {
         let failed = AnalysisError::table(found.dir.path(), Table::Hosts);
         let (host, mut of_host) = facts_of(name, hosts.len(), &found.rows).map_err(failed)?;
@@ -190,23 +190,25 @@ fn facts(
         vms.append(&mut of_host);
     }
     let begins: Vec<i64> = newest.values().map(|found| found.begin_us).collect();
-    let mut last_seen: BTreeMap<String, i64> = BTreeMap::new();
-    for vm in &vms {
-        if let Some(uuid) = &vm.uuid {
-            let seen = last_seen.entry(uuid.clone()).or_insert(begins[vm.host]);
-            *seen = (*seen).max(begins[vm.host]);
+    // As the view `vms` has it: of those seen last the last by host and name.
+    let mut last_seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for (place, vm) in vms.iter().enumerate() {
+        let Some(uuid) = &vm.uuid else { continue };
+        let seen = last_seen.entry(uuid).or_insert(place);
+        if begins[vm.host] >= begins[vms[*seen].host] {
+            *seen = place;
         }
     }
-    let mut placed = BTreeSet::new();
-    vms.retain(|vm| {
-        let Some(uuid) = &vm.uuid else { return true };
-        let is_here = last_seen.get(uuid) == Some(&begins[vm.host]) && placed.insert(uuid.clone());
-        if !is_here {
+    let mut is_here = vec![true; vms.len()];
+    for (place, vm) in vms.iter().enumerate() {
+        if vm.uuid.as_deref().and_then(|uuid| last_seen.get(uuid)).is_some_and(|last| *last != place) {
             let host = &hosts[vm.host].name;
             left_out.push(format!("VM {:?} of host {host:?} was seen on another host later", vm.name));
+            is_here[place] = false;
         }
-        is_here
-    });
+    }
+    let mut is_here = is_here.into_iter();
+    vms.retain(|_| is_here.next().unwrap_or(false));
     Ok((hosts, vms))
 }
 

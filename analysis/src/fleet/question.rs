@@ -99,7 +99,7 @@ pub(crate) enum FleetQuestion {
 
 /// Limits of the proposed moves.
 #[derive(Clone, Copy, Debug, Args)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// At most so many moves, those that bring most.
     #[arg(long, default_value_t = 10, value_name = "N")]
     moves: usize,
@@ -123,7 +123,7 @@ impl Limits {
 
 /// Recordings of a fleet.
 #[derive(Debug, Args)]
-pub(super) struct FleetRuns {
+pub(crate) struct FleetRuns {
     /// Recordings with sketches: directories of runs, trees of them, or patterns. Of each host the newest counts.
     #[arg(required = true, value_name = "RUN")]
     paths: Vec<PathBuf>,
@@ -131,7 +131,7 @@ pub(super) struct FleetRuns {
 
 /// How VMs are found that belong together.
 #[derive(Clone, Copy, Debug, Args)]
-pub(super) struct Joined {
+pub(crate) struct Joined {
     /// VMs are found by contents that at most so many hold; those of more are counted only where two are compared.
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_holders: u64,
@@ -139,7 +139,7 @@ pub(super) struct Joined {
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum FleetFormat {
+pub(crate) enum FleetFormat {
     /// For people.
     Table,
     /// For programs.
@@ -148,7 +148,7 @@ pub(super) enum FleetFormat {
 
 /// How moves are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum MovesFormat {
+pub(crate) enum MovesFormat {
     /// For people.
     Table,
     /// For programs.

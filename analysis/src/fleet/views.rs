@@ -85,13 +85,10 @@ impl FleetTables {
     ) -> Result<Answered, AnalysisError> {
         let views = order(question);
         let texts: Vec<String> = views.iter().map(|view| parameters.fill(text_of(view))).collect();
-        let mut context = SQLContext::new();
-        context.register("sketches", self.sketches.clone());
-        context.register("hosts", self.hosts.clone());
+        let mut tables = vec![("sketches", self.sketches.clone()), ("hosts", self.hosts.clone())];
         let mut answered = Answered { answer: DataFrame::empty(), also: Vec::new() };
         for (number, view) in views.iter().enumerate() {
-            let query = context.execute(&texts[number]).map_err(AnalysisError::view(view))?;
-            let frame = collect(query).map_err(AnalysisError::view(view))?;
+            let frame = made(&texts[number], &tables).map_err(AnalysisError::view(view))?;
             if also.contains(view) {
                 answered.also.push(((*view).to_owned(), frame.clone()));
             }
@@ -100,15 +97,20 @@ impl FleetTables {
                 answered.answer = frame;
                 break;
             }
-            context.register(view, frame.lazy());
-            for old in &views[..=number] {
-                if !later.iter().any(|text| names(text, old)) {
-                    context.unregister(old);
-                }
-            }
+            tables.push((view, frame.lazy()));
+            tables.retain(|(table, _)| later.iter().any(|text| names(text, table)));
         }
         Ok(answered)
     }
+}
+
+/// The rows of a view. Each has a context of its own: one that is used again remembers aliases of earlier queries.
+fn made(text: &str, tables: &[(&str, LazyFrame)]) -> PolarsResult<DataFrame> {
+    let mut context = SQLContext::new();
+    for (name, table) in tables.iter().filter(|(name, _)| names(text, name)) {
+        context.register(name, table.clone());
+    }
+    collect(context.execute(text)?)
 }
 
 /// The answer to a question.
