@@ -57,7 +57,7 @@ def read_table(spark, fleet, table, is_sail):
     if (fleet / table).is_dir():
         return spark.read.parquet(str(fleet / table))
     if is_sail:
-        # Sail makes no columns of the `host=*` of a pattern, and does not know basePath.
+        # With `host=*` in the pattern Sail finds nothing, and says nothing.
         return spark.read.parquet(f"{fleet}/**/{table}/*.parquet")
     return spark.read.option("basePath", str(fleet)).parquet(f"{fleet}/host=*/run=*/{table}")
 
@@ -106,7 +106,12 @@ def session(remote):
         remote = f"sc://127.0.0.1:{server.listening_address[1]}"
     from pyspark.sql import SparkSession
 
-    spark = SparkSession.builder.remote(remote).getOrCreate()
+    builder = SparkSession.builder.remote(remote)
+    if remote.startswith("local"):
+        # Its default of 200 parts is for clusters.
+        for name, value in {"spark.sql.shuffle.partitions": "4", "spark.ui.enabled": "false"}.items():
+            builder = builder.config(name, value)
+    spark = builder.getOrCreate()
     try:
         yield spark, server is not None
     finally:

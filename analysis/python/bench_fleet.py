@@ -5,7 +5,8 @@
 PROGRAM is huddle-analysis with optimised dependencies (`cargo build --release --workspace --bin huddle-analysis`), GENERATOR
 the program that `cargo xtask fleet` runs (`cargo build --release --package huddle-record --example generated_fleet`). Hosts
 have 50 VMs of 4 GiB, some 1,000 kept hashes each. Printed are for each size bytes of sketches a VM, and for each question the
-time, the ratio to the size before, rows a second and the peak memory; for `propose` also which part of what the planted
+time, the CPU time (which other load of the machine hardly changes), the ratios to the size before, rows a second and the peak
+memory; for `propose` also which part of what the planted
 grouping saves its moves reach. The last line plans 500,000 VMs from the last size: the time at its rate of rows. Each fleet
 is removed before the next one is made.
 """
@@ -25,14 +26,14 @@ PLANNED_VMS = 500_000
 
 
 def run(command, stdout):
-    """Seconds and peak memory in MiB of a program."""
+    """Seconds, CPU seconds and peak memory in MiB of a program."""
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=stdout)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))} ended with {process.returncode}")
-    return time.monotonic() - began, usage.ru_maxrss / 1024
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def arguments_of(question, vms):
@@ -62,7 +63,7 @@ def main():
         fleet, answer = Path(work) / "fleet", Path(work) / "answer"
         for vms in sizes:
             hosts = vms // VMS_PER_HOST
-            seconds, _ = run([arguments.generator, fleet, str(hosts), str(VMS_PER_HOST)], None)
+            seconds, *_ = run([arguments.generator, fleet, str(hosts), str(VMS_PER_HOST)], None)
             truth = json.loads((fleet / "truth.json").read_text())
             each = truth["sketch_bytes"] / truth["vms"]
             print(f"{vms} VMs: made in {seconds:.1f} s, {each:.0f} bytes of sketches a VM", flush=True)
@@ -70,16 +71,17 @@ def main():
             for question in questions:
                 with answer.open("wb") as out:
                     command = [arguments.program, "fleet", *arguments_of(question, vms), fleet]
-                    seconds, memory = run(command, out)
+                    seconds, cpu, memory = run(command, out)
                 total += seconds
-                text = f"  {question:9} {seconds:8.1f} s {memory:7.0f} MiB {1000 * vms / seconds:10.0f} rows/s"
+                text = f"  {question:9} {seconds:8.1f} s, CPU {cpu:8.1f} s {memory:7.0f} MiB {1000 * vms / seconds:10.0f} rows/s"
                 if question in before:
-                    text += f", {seconds / before[question]:.1f} times the size before"
+                    ratios = (now / then for now, then in zip((seconds, cpu), before[question]))
+                    text += ", {:.1f} times the time and {:.1f} times the CPU time of the size before".format(*ratios)
                 if question == "propose":
                     text += ", {:.1%} of the planted grouping, today {:.1%}".format(
                         *reached(json.loads(answer.read_text()), truth)
                     )
-                before[question] = seconds
+                before[question] = (seconds, cpu)
                 print(text, flush=True)
             shutil.rmtree(fleet)
         hours = total / sizes[-1] * PLANNED_VMS / 3600
