@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use huddle_model::fleet::FleetOverview;
 use huddle_model::id::VmKind;
 use huddle_model::rng::Rng;
 use huddle_model::schema::{HostRow, Manifest, Rows, SketchFact, SketchRow};
@@ -88,7 +89,10 @@ fn fleet(root: &Path, arguments: &[&str]) -> Output {
 }
 
 fn json(root: &Path, arguments: &[&str]) -> Value {
-    let output = fleet(root, &[arguments, &["--format", "json"]].concat());
+    json_of(&fleet(root, &[arguments, &["--format", "json"]].concat()))
+}
+
+fn json_of(output: &Output) -> Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -303,6 +307,41 @@ fn hosts_are_told_by_what_their_vms_hold_of_a_vm() {
     assert_eq!(rows, expected);
     let table = String::from_utf8(fleet(dir.path(), &["hosts"]).stdout).unwrap();
     assert!(table.contains("alone") && table.contains("100.0 ± "), "{table}");
+}
+
+#[test]
+fn overview_and_report_have_hosts_families_and_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    // Two systems and groups of two VMs, a group on two hosts.
+    let vm = |name, system: i64, group: i64| held(name, &[(10_000 * system, 200), (100_000 * group, 100)]);
+    record(&runs, "h1", 10, "00", &[vm("a", 1, 1), vm("b", 2, 2)]);
+    record(&runs, "h2", 10, "00", &[vm("c", 1, 3), vm("d", 2, 4)]);
+    record(&runs, "h3", 10, "00", &[vm("e", 1, 1), vm("f", 1, 3)]);
+    record(&runs, "h<4>", 10, "00", &[vm("g", 2, 2), vm("h", 2, 4)]);
+    let (overview, report) = (dir.path().join("fleet.json"), dir.path().join("fleet.html"));
+    let output = fleet(&runs, &["overview", "-o", overview.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found = FleetOverview::from_json(&std::fs::read_to_string(&overview).unwrap()).unwrap();
+    let scale = 1024 * 4096;
+    let hosts: Vec<(&str, u64, u64, u64)> = (found.hosts.iter())
+        .map(|host| (host.name.as_str(), host.vms, host.held_bytes / scale, host.distinct_bytes / scale))
+        .collect();
+    let expected = [("h1", 2, 600, 600), ("h2", 2, 600, 600), ("h3", 2, 600, 400), ("h<4>", 2, 600, 400)];
+    assert_eq!(hosts, expected);
+    assert_eq!(found.families.len(), 2, "{found:?}");
+    for family in &found.families {
+        assert_eq!((family.bytes / scale, family.vms, family.hosts.len()), (200, 4, 3), "{found:?}");
+    }
+    assert!(!found.moves.is_empty());
+    let alone = json_of(&fleet(&runs, &["overview", "--families", "1", "--moves", "0"]));
+    assert_eq!((alone["families"].as_array().unwrap().len(), &alone["moves"]), (1, &serde_json::json!([])));
+    let output = fleet(&runs, &["report", "-o", report.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let html = std::fs::read_to_string(&report).unwrap();
+    for words in ["4 hosts with 8 VMs", "Families by host", "Moves in order", "h&lt;4&gt;", "33.3 %"] {
+        assert!(html.contains(words), "no {words:?} in {html}");
+    }
 }
 
 #[test]
