@@ -48,7 +48,8 @@ pub struct Manifest {
     pub git_revision: Option<String>,
     /// The command line, program first.
     pub command_line: Vec<String>,
-    /// Text of the configuration file, if there is one.
+    /// The configuration in force when the recording began, if there is one: the text of its file, or, after a reload that
+    /// could not apply all of it, the keys and values in force.
     pub config: Option<String>,
     /// State of the host at the start.
     pub environment: Environment,
