@@ -29,7 +29,7 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let (tree, state) = (dir.path().join("huddle"), dir.path().join("state"));
         let unpacked =
-            Command::new("dpkg-deb").arg("-x").arg(package().unwrap()).arg(&tree).status().unwrap();
+            Command::new("dpkg-deb").arg("-x").arg(package("huddle").unwrap()).arg(&tree).status().unwrap();
         assert!(unpacked.success());
         std::fs::create_dir(&state).unwrap();
         std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();

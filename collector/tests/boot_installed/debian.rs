@@ -16,8 +16,8 @@ pub(crate) fn is_skipped() -> bool {
         "needs root, for namespaces"
     } else if !Path::new(DEBIAN).exists() {
         "target/guests/debian is missing, which `cargo xtask test` makes"
-    } else if package().is_none() {
-        "there is no package in target/packages, which `cargo xtask test` makes"
+    } else if ["huddle", "huddle-analysis"].map(package).contains(&None) {
+        "a package is missing in target/packages, which `cargo xtask test` makes"
     } else {
         return false;
     };
@@ -26,10 +26,11 @@ pub(crate) fn is_skipped() -> bool {
     true
 }
 
-/// The newest package of `huddle`.
-pub(crate) fn package() -> Option<PathBuf> {
+/// The newest package of a program.
+pub(crate) fn package(name: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(PACKAGES).ok()?.filter_map(Result::ok);
-    let is_package = |name: &str| name.starts_with("huddle_") && name.ends_with(".deb");
+    let begin = format!("{name}_");
+    let is_package = |file: &str| file.starts_with(&begin) && file.ends_with(".deb");
     let packages = entries.filter(|entry| is_package(&entry.file_name().to_string_lossy()));
     packages
         .map(|entry| entry.path())
@@ -120,7 +121,29 @@ impl Debian {
 
     /// A file in it, from outside.
     pub(crate) fn write(&self, path: &str, text: &str) {
-        std::fs::write(format!("/proc/{}/root{path}", self.init), text).unwrap();
+        std::fs::write(self.path(path), text).unwrap();
+    }
+
+    /// One of its paths, as the host sees it.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root{path}", self.init).into()
+    }
+
+    /// Installs the package of a program.
+    pub(crate) fn install(&self, name: &str) {
+        let package = package(name).unwrap();
+        let file = package.file_name().unwrap().to_string_lossy();
+        self.done(&format!("apt-get install --yes /mnt/packages/{file}"));
+    }
+
+    /// Whether a package's pages and completions are where programs look for them.
+    pub(crate) fn has_help(&self, program: &str, pages: &[&str]) {
+        for page in pages {
+            self.done(&format!("zcat /usr/share/man/man1/{page}.1.gz | grep -q '^.SH SYNOPSIS'"));
+        }
+        self.done(&format!(
+            "bash -c '. /usr/share/bash-completion/completions/{program} && complete -p {program}'"
+        ));
     }
 }
 

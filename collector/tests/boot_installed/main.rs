@@ -2,6 +2,7 @@
 //! And `huddle` in a container as `packaging/Containerfile` says.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod analysis;
 mod container;
 mod debian;
 #[path = "../privileges_table/mod.rs"]
@@ -9,7 +10,7 @@ mod privileges_table;
 
 use std::collections::BTreeSet;
 
-use debian::{Debian, package};
+use debian::Debian;
 use huddle_testing::output::say;
 
 /// Both VMs, each a process that sleeps, with these settings.
@@ -59,19 +60,16 @@ fn a_package_is_installed_runs_as_a_service_and_leaves_nothing() {
         debian.done(&format!("cp /bin/sleep /tmp/vm-{name}; setsid /tmp/vm-{name} 600 >/dev/null 2>&1 & echo $! >/tmp/vm-{name}.pid"));
     }
     let (before, everywhere) = (files(&debian), affinities(&debian));
-    let name = package().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+    analysis::is_installed(&debian, &before);
 
-    debian.done(&format!("apt-get install --yes /mnt/packages/{name}"));
+    debian.install("huddle");
     assert_eq!(debian.done("systemctl is-enabled huddle || true").trim(), "disabled");
     assert_eq!(
         debian.done("systemctl is-active huddle || true").trim(),
         "inactive",
         "it pins nothing unasked"
     );
-    for page in ["huddle", "huddle-run", "huddle-top", "huddle-restore"] {
-        debian.done(&format!("zcat /usr/share/man/man1/{page}.1.gz | grep -q '^.SH SYNOPSIS'"));
-    }
-    debian.done("bash -c '. /usr/share/bash-completion/completions/huddle && complete -p huddle'");
+    debian.has_help("huddle", &["huddle", "huddle-run", "huddle-top", "huddle-restore"]);
     unit_is_valid(&debian);
 
     // As the package of node_exporter makes it.

@@ -1,7 +1,9 @@
 //! `cargo xtask dist`: builds the programs for distribution, checks their size, and makes packages of them.
 
+mod compare;
 mod packages;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,9 +58,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     make(arguments.profile, formats, &arguments.program)
 }
 
-/// The package of `huddle` for the test that installs it: with the program that the tests have built anyway.
+/// The packages for the tests that install them: with the programs that the tests have built anyway.
 pub(crate) fn for_tests() -> anyhow::Result<()> {
-    make(Profile::Dev, &[Format::Deb, Format::Tarball], &["huddle".to_owned()])
+    make(Profile::Dev, &[Format::Deb, Format::Tarball], &["huddle".to_owned()])?;
+    // Its program is large without optimisation, and nothing takes its other packages.
+    make(Profile::Dev, &[Format::Deb], &["huddle-analysis".to_owned()])
 }
 
 fn make(profile: Profile, formats: &[Format], names: &[String]) -> anyhow::Result<()> {
@@ -86,9 +90,11 @@ fn make(profile: Profile, formats: &[Format], names: &[String]) -> anyhow::Resul
     }
     packages::pages(&place)?;
     for program in &programs {
+        let mut made = BTreeMap::new();
         for format in formats {
             let is_fast = profile == Profile::Dev;
             let package = packages::make(*format, program, &place, is_fast)?;
+            made.insert(*format, package.clone());
             let installed_mb = packages::installed_bytes(*format, &package)?.map(|bytes| bytes as f64 / 1e6);
             let bytes =
                 package.metadata().with_context(|| format!("cannot read {}", package.display()))?.len();
@@ -102,6 +108,9 @@ fn make(profile: Profile, formats: &[Format], names: &[String]) -> anyhow::Resul
             if installed_mb.is_some_and(|mb| mb > program.installed_limit_mb) {
                 too_large.push(package.display().to_string());
             }
+        }
+        if let (Some(deb), Some(rpm)) = (made.get(&Format::Deb), made.get(&Format::Rpm)) {
+            compare::check(program.name, deb, rpm)?;
         }
     }
     ensure!(profile == Profile::Dev || too_large.is_empty(), "larger than allowed: {}", too_large.join(", "));

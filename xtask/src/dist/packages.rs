@@ -12,7 +12,7 @@ use super::Program;
 use crate::shell;
 use crate::tools::{self, Packager};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Format {
     Deb,
     Rpm,
