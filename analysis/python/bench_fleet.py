@@ -6,9 +6,8 @@ PROGRAM is huddle-analysis with optimised dependencies (`cargo build --release -
 the program that `cargo xtask fleet` runs (`cargo build --release --package huddle-record --example generated_fleet`). Hosts
 have 50 VMs of 4 GiB, some 1,000 kept hashes each. Printed are for each size bytes of sketches a VM, and for each question the
 time, the CPU time (which other load of the machine hardly changes), the ratios to the size before, rows a second and the peak
-memory; for `propose` also which part of what the planted
-grouping saves its moves reach. The last line plans 500,000 VMs from the last size: the time at its rate of rows. Each fleet
-is removed before the next one is made.
+memory; for `propose` also which part of what the planted grouping saves its moves reach. The last line plans 500,000 VMs from
+the last size: the time at its rate of rows. Each fleet is removed before the next one is made.
 """
 
 import argparse

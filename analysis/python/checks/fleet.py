@@ -7,6 +7,7 @@ the lines of docs/recordings.md that read each layout are run as they are printe
 """
 
 import argparse
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -37,7 +38,7 @@ def plain(row, columns):
 def same_answers(program, fleet, tables, remote):
     """Asks each question in both ways, over both layouts."""
     with run.session(remote) as (spark, is_sail):
-        version = f"{'Sail' if is_sail else 'Spark'} {spark.version}"
+        version = f"Sail {importlib.metadata.version('pysail')}" if is_sail else f"Spark {spark.version}"
         for question in QUESTIONS:
             answer = in_one_process(program, question, fleet)
             numbers = {"max_holders": answer["max_holders"]}
