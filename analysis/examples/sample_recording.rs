@@ -83,6 +83,7 @@ fn sketches(host: u64) -> Rows {
             vm: Some(vm.into()),
             vm_kind: None,
             uuid: None,
+            vm_vmid: None,
             vm_owner: None,
             vm_vcpus: Some(4),
             vm_memory_bytes: Some(4 << 30),

@@ -55,11 +55,37 @@ def times_read(views, numbers):
 def read_table(spark, fleet, table, is_sail):
     """A table of all hosts, with host and run from the paths."""
     if (fleet / table).is_dir():
-        return spark.read.parquet(str(fleet / table))
-    if is_sail:
+        frame = spark.read.parquet(str(fleet / table))
+    elif is_sail:
         # With `host=*` in the pattern Sail finds nothing, and says nothing.
-        return spark.read.parquet(f"{fleet}/**/{table}/*.parquet")
-    return spark.read.option("basePath", str(fleet)).parquet(f"{fleet}/host=*/run=*/{table}")
+        frame = spark.read.parquet(f"{fleet}/**/{table}/*.parquet")
+    else:
+        frame = spark.read.option("basePath", str(fleet)).parquet(f"{fleet}/host=*/run=*/{table}")
+    types = dict(frame.dtypes)
+    for name in ("host", "run"):
+        if types[name] != "string":
+            sys.exit(
+                f"run.py: the server takes {name} for a number ({types[name]}), so that 007 and 7 would be one; set "
+                "spark.sql.sources.partitionColumnTypeInference.enabled=false there"
+            )
+    return frame
+
+
+def check_manifests(fleet):
+    """Sketches of other seeds or scales have no hashes in common: ends with a sentence if there are some."""
+    newest = {}
+    # Ids of runs begin with their time.
+    for path in sorted([*fleet.glob("host=*/run=*/manifest.json"), *fleet.glob("manifest/host=*/run=*/manifest.json")]):
+        about = json.loads(path.read_text()).get("sketches")
+        if about is not None:
+            newest[path.parent.parent.name] = (about, path)
+    first = next(iter(newest.values()), None)
+    for about, path in newest.values():
+        if about != first[0]:
+            sys.exit(
+                f"run.py: the sketches of {path.parent} were made by another seed, scale or hash than those of "
+                f"{first[1].parent}; leave one out, or sketch again"
+            )
 
 
 def holders_of_families(spark, numbers):
@@ -109,7 +135,12 @@ def session(remote):
     builder = SparkSession.builder.remote(remote)
     if remote.startswith("local"):
         # Its default of 200 parts is for clusters.
-        for name, value in {"spark.sql.shuffle.partitions": "4", "spark.ui.enabled": "false"}.items():
+        settings = {
+            "spark.sql.shuffle.partitions": "4",
+            "spark.ui.enabled": "false",
+            "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+        }
+        for name, value in settings.items():
             builder = builder.config(name, value)
     spark = builder.getOrCreate()
     try:
@@ -137,8 +168,10 @@ def main():
     fleet = arguments.fleet.resolve()
     if not fleet.is_dir():
         parser.error(f"{fleet} is not a directory: name the tree of sketches of a fleet")
+    check_manifests(fleet)
     with contextlib.ExitStack() as stack:
-        work = arguments.work or stack.enter_context(tempfile.TemporaryDirectory(prefix="huddle-fleet-"))
+        # A directory of its own: what others left there is not overwritten.
+        work = stack.enter_context(tempfile.TemporaryDirectory(prefix="huddle-fleet-", dir=arguments.work))
         spark, is_sail = stack.enter_context(session(arguments.remote))
         for row in ask(spark, arguments.question, fleet, given, work, is_sail):
             sys.stdout.write(json.dumps(row) + "\n")

@@ -1,5 +1,6 @@
 //! Finds recordings and results of experiments.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::MANIFEST_FILE;
@@ -30,6 +31,7 @@ impl Sources {
         for path in paths {
             all.add(Self::find(path)?);
         }
+        all.dedup();
         Ok(all)
     }
 
@@ -130,6 +132,7 @@ impl Sources {
             }
         }
         found.sort();
+        found.dedup();
         if found == Self::default() {
             return Err(AnalysisError::Pattern(format!("{pattern:?} matches no recording")));
         }
@@ -176,16 +179,16 @@ impl Sources {
     }
 
     fn add(&mut self, other: Self) {
-        for run in other.runs {
-            if !self.runs.contains(&run) {
-                self.runs.push(run);
-            }
-        }
-        for experiment in other.experiments {
-            if !self.experiments.contains(&experiment) {
-                self.experiments.push(experiment);
-            }
-        }
+        self.runs.extend(other.runs);
+        self.experiments.extend(other.experiments);
+    }
+
+    /// Leaves out what is there already.
+    fn dedup(&mut self) {
+        let mut seen = HashSet::new();
+        self.runs.retain(|run| seen.insert(run.path().to_owned()));
+        let mut seen = HashSet::new();
+        self.experiments.retain(|experiment| seen.insert(experiment.path().to_owned()));
     }
 
     fn sort(&mut self) {

@@ -22,10 +22,11 @@ struct Held {
     contents: Vec<(i64, i64)>,
     apart: Option<&'static str>,
     kind: Option<VmKind>,
+    vmid: Option<u32>,
 }
 
 fn held(vm: &'static str, contents: &[(i64, i64)]) -> Held {
-    Held { vm, uuid: None, contents: contents.to_vec(), apart: None, kind: None }
+    Held { vm, uuid: None, contents: contents.to_vec(), apart: None, kind: None, vmid: None }
 }
 
 /// A host of 16 GiB and 8 CPUs with VMs of 4 GiB, as `huddle sketch` records it.
@@ -66,6 +67,7 @@ fn record_with(
             vm: Some(of.vm.into()),
             vm_kind: of.kind,
             uuid,
+            vm_vmid: of.vmid,
             vm_owner: None,
             vm_vcpus: Some(2),
             vm_memory_bytes: Some(4 * GIB),
@@ -184,13 +186,17 @@ fn what_is_no_domain_of_libvirt_is_left_out_with_the_reason() {
 
 #[test]
 fn proxmox_needs_a_number() {
-    let script = commands("qm", ["h1", "h2"], |number| held(["100", "101"][number], &[(1, 50)]));
+    // A name is no number: its owner chose it.
+    let script = commands("qm", ["h1", "h2"], |number| Held {
+        vmid: Some(100 + number as u32),
+        ..held(["999", "998"][number], &[(1, 50)])
+    });
     let found = lines_without_comments(&script);
     let is_known = |line: &str| ["qm migrate 100 h2 --online", "qm migrate 101 h1 --online"].contains(&line);
     assert!(found.len() == 1 && is_known(found[0]), "{script}");
-    let script = commands("qm", ["h1", "h2"], |number| held(["web", "99"][number], &[(1, 50)]));
+    let script = commands("qm", ["h1", "h2"], |number| held(["100", "101"][number], &[(1, 50)]));
     assert!(
-        lines_without_comments(&script).is_empty() && script.contains("not a number of Proxmox"),
+        lines_without_comments(&script).is_empty() && script.contains("no number of Proxmox VE"),
         "{script}"
     );
 }
@@ -481,4 +487,34 @@ fn recordings_without_sketches_say_how_to_make_some() {
     let output = fleet(dir.path(), &["propose"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && stderr.contains("huddle sketch --seed FILE"), "{stderr}");
+}
+
+/// Two VMs of one UUID on a host: one cannot be told from the other, and both take room.
+#[test]
+fn a_second_vm_of_one_uuid_takes_room_and_is_not_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = |vm, uuid| Held { uuid, ..held(vm, &[(1_000, 500)]) };
+    record(dir.path(), "h1", 10, "00", &[pair("a", Some(7)), pair("b", Some(7)), held("full", &[(1, 50)])]);
+    record(dir.path(), "h2", 10, "00", &[pair("c", None)]);
+    let found = json(dir.path(), &["propose"]);
+    let left_out = found["left_out"][0].as_str().unwrap();
+    assert!(left_out.contains("has the UUID of another VM of that host"), "{found}");
+    // 16 GiB, nine tenths of which may be used, hold three VMs of 4 GiB: there is no room on h1 for c.
+    let moves = found["moves"].as_array().unwrap();
+    assert!(moves.iter().all(|one| one["to"] != "h1"), "{found}");
+}
+
+/// Retention or damage may take the hashes and leave the host's row.
+#[test]
+fn a_vm_whose_hashes_are_gone_is_said_to_have_none() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), "h1", 10, "00", &[held("a", &[]), held("b", &[(1, 50)])]);
+    record(dir.path(), "h2", 10, "00", &[held("c", &[(1, 50)])]);
+    let found = json(dir.path(), &["propose"]);
+    let left_out = found["left_out"].to_string();
+    assert!(left_out.contains("has no hashes in the recording"), "{found}");
+    let damaged = dir.path().join("host=h2").join("run=20261201T000000Z-10").join("hosts");
+    std::fs::write(damaged.join("segment-000001.parquet"), "PAR1").unwrap();
+    let left_out = json(dir.path(), &["propose"])["left_out"].to_string();
+    assert!(left_out.contains("host=h2"), "{left_out}");
 }

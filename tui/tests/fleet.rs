@@ -118,11 +118,13 @@ fn keys_quit_save_and_switch_and_any_size_is_drawn() {
     }
 }
 
-/// Names come from other hosts.
+/// Names and figures come from other hosts.
 #[test]
 fn hostile_names_are_harmless() {
     let mut overview = fleet(2, 1, 1);
     overview.hosts[0].name = "a\u{1b}[2J\n".into();
+    (overview.hosts[0].held_bytes, overview.hosts[1].held_bytes) = (u64::MAX, u64::MAX);
+    overview.moves[0].saved_bytes = i64::MIN;
     overview.moves[0].vm = "\u{1b}]0;x\u{7}".into();
     for code in ['1', '2', '3'] {
         let text = screen((80, 24), overview.clone(), &[KeyCode::Char(code)]);

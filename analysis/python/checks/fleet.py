@@ -88,9 +88,9 @@ def readers():
 
 
 def printed_lines():
-    """(reader, layout, code) of each row of the table of docs/recordings.md."""
+    """(reader, layout, code) of each block of docs/recordings.md."""
     page = (ROOT / "docs" / "recordings.md").read_text()
-    part = page.split("### Layouts\n")[1].split("\n### ")[0].split("\n## ")[0]
+    part = page.split("### Lines that read both layouts\n")[1].split("\n### ")[0].split("\n## ")[0]
     for heading, code in re.findall(r"\n([A-Z][^\n]*):\n```\w+\n(.*?)```", part, re.S):
         yield heading, code
 

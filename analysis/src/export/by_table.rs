@@ -12,7 +12,7 @@ use huddle_recording::{RecordTarget, SegmentName, table_dir};
 use polars::prelude::*;
 
 use crate::AnalysisError;
-use crate::frame::collect;
+use crate::frame::{Answer, collect};
 use crate::run::RunDir;
 
 /// Copies what can be read of `tables` of `runs`, and their manifests, below `root`, which errors name as `shown`; returns
@@ -98,10 +98,16 @@ impl Copy<'_> {
             let kind = FileWriteFormat::Parquet(Arc::default());
             collect(frame.sink(SinkDestination::File { target }, kind, UnifiedSinkArgs::default())?).map(drop)
         };
+        let readable = Answer::of(frame.clone().select([len().alias("rows")]));
+        let readable = readable.and_then(|answer| answer.u64s("rows"));
+        let readable = readable.map_err(AnalysisError::table(self.run.path(), table))?;
         write().map_err(|error| self.cannot(&path, first_line(&error.to_string())))?;
         let about = fs::metadata(&path).map_err(|error| self.cannot(&path, &error.to_string()))?;
         let counts = manifest.tables.entry(table).or_default();
-        counts.rows_written = counts.rows_written.saturating_sub(counts.rows_removed);
+        // What cannot be read is lost from here on.
+        let was = counts.rows_written.saturating_sub(counts.rows_removed);
+        counts.rows_written = readable.first().copied().flatten().unwrap_or(0);
+        counts.rows_lost += was.saturating_sub(counts.rows_written);
         (counts.segments_written, counts.bytes_written) = (1, about.len());
         (counts.segments_removed, counts.rows_removed) = (0, 0);
         Ok(Some(self.below_root(&path)))

@@ -48,10 +48,7 @@ pub(crate) fn grid(id: &str, title: &str, of: &Grid<'_>) -> Figure {
         }
     }
     canvas.text(left, bottom + 20.0, Anchor::Start, "dim", of.unit);
-    let description = format!(
-        "Grid of {rows} rows and {columns} columns, in {}. The numbers are in the table beside it.",
-        of.unit
-    );
+    let description = format!("Grid of {rows} rows and {columns} columns, in {}.", of.unit);
     canvas.finish(id, title, &description)
 }
 

@@ -65,14 +65,9 @@ fn domain(one: &ProposedMove) -> Result<&str, String> {
     if is_uuid { Ok(uuid) } else { Err("its UUID is none".to_owned()) }
 }
 
-/// The number by which Proxmox knows a VM. Recordings have it only as the VM's name.
+/// The number by which Proxmox knows a VM.
 fn vmid(one: &ProposedMove) -> Result<u32, String> {
-    let is_number = one.vm.bytes().all(|byte| byte.is_ascii_digit());
-    let id = one.vm.parse().ok().filter(|id| is_number && (100..=999_999_999).contains(id));
-    id.ok_or(
-        "its name is not a number of Proxmox (100 or more), and nothing else that was recorded has it"
-            .to_owned(),
-    )
+    one.vmid.ok_or_else(|| "it has no number of Proxmox VE".to_owned())
 }
 
 /// A host's name as an address of SSH: letters, digits and `.-_:`, no sign before.

@@ -6,6 +6,24 @@ use std::collections::{BTreeMap, HashMap};
 use huddle_model::fleet::Move;
 use polars::prelude::*;
 
+/// A move with what it really brings at its turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Brought {
+    pub(super) one: Move,
+    /// Kept contents whose memory it saves or costs: [`Move::saved_kept`] is the difference of both.
+    pub(super) changed: u64,
+}
+
+/// Moves as they were counted again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recounted {
+    pub(super) moves: Vec<Brought>,
+    /// For each kept content how often all moves together save it, squared, and added up. Contents are sampled
+    /// independently of one another, and one that is saved nine times is one observation: so this is the variance of the sum
+    /// (Cochran, "Sampling Techniques", for totals of a Poisson sample), but for the part that is seen completely.
+    pub(super) squares: u64,
+}
+
 /// What each VM holds that others hold, too.
 pub(super) struct Exact {
     /// Where the hashes of each VM begin, and after the last one where they end.
@@ -57,10 +75,11 @@ impl Exact {
     }
 
     /// The moves with what each really saves at its turn, without those after which nothing more is saved.
-    pub(super) fn recounted(&self, vms_of: &[Vec<usize>], moves: &[Move]) -> Vec<Move> {
+    pub(super) fn recounted(&self, vms_of: &[Vec<usize>], moves: &[Move]) -> Recounted {
         let mut held: BTreeMap<usize, HashMap<i64, u32>> = BTreeMap::new();
-        let mut done = Vec::new();
-        let (mut saved, mut best) = (0, (0, 0));
+        let mut totals: HashMap<i64, i64> = HashMap::new();
+        let mut found = Recounted::default();
+        let (mut saved, mut squares, mut best) = (0, 0, (0, 0, 0));
         for one in moves {
             for host in [one.from, one.to] {
                 held.entry(host).or_insert_with(|| {
@@ -71,29 +90,40 @@ impl Exact {
                     counts
                 });
             }
-            let mut kept = 0;
+            // How often each content is saved more.
+            let mut changes = vec![0_i64; self.of_vm(one.vm).len()];
             if let Some(from) = held.get_mut(&one.from) {
-                for hash in self.of_vm(one.vm) {
+                for (hash, change) in self.of_vm(one.vm).iter().zip(&mut changes) {
                     let count = from.entry(*hash).or_default();
                     *count = count.saturating_sub(1);
-                    kept -= i64::from(*count > 0);
+                    *change -= i64::from(*count > 0);
                 }
             }
             if let Some(to) = held.get_mut(&one.to) {
-                for hash in self.of_vm(one.vm) {
+                for (hash, change) in self.of_vm(one.vm).iter().zip(&mut changes) {
                     let count = to.entry(*hash).or_default();
-                    kept += i64::from(*count > 0);
+                    *change += i64::from(*count > 0);
                     *count += 1;
                 }
             }
-            saved += kept;
-            done.push(Move { saved_kept: kept, ..*one });
+            let saved_kept: i64 = changes.iter().sum();
+            for (hash, change) in self.of_vm(one.vm).iter().zip(&changes).filter(|(_, change)| **change != 0)
+            {
+                let total = totals.entry(*hash).or_default();
+                squares -= total.unsigned_abs().pow(2);
+                *total += change;
+                squares += total.unsigned_abs().pow(2);
+            }
+            saved += saved_kept;
+            let changed = changes.iter().map(|change| change.unsigned_abs()).sum();
+            found.moves.push(Brought { one: Move { saved_kept, ..*one }, changed });
             if saved > best.0 {
-                best = (saved, done.len());
+                best = (saved, found.moves.len(), squares);
             }
         }
-        done.truncate(best.1);
-        done
+        found.moves.truncate(best.1);
+        found.squares = best.2;
+        found
     }
 }
 
@@ -114,8 +144,24 @@ mod tests {
         assert_eq!(exact.saved(&vms_of), 1);
         let to = |vm, from, to| Move { vm, from, to, saved_kept: 0 };
         let found = exact.recounted(&vms_of, &[to(0, 0, 1), to(2, 0, 1)]);
-        assert_eq!(found.iter().map(|one| one.saved_kept).collect::<Vec<_>>(), [1, 1]);
+        // The first move gains 2 and 3 and loses 3, the second gains 3.
+        let each: Vec<(i64, u64)> = found.moves.iter().map(|of| (of.one.saved_kept, of.changed)).collect();
+        assert_eq!((each, found.squares), (vec![(1, 1), (1, 1)], 2));
         // What only loses is not proposed.
-        assert_eq!(exact.recounted(&vms_of, &[to(0, 0, 1), to(0, 1, 0)]).len(), 1);
+        assert_eq!(exact.recounted(&vms_of, &[to(0, 0, 1), to(0, 1, 0)]).moves.len(), 1);
+    }
+
+    #[test]
+    fn what_many_moves_save_of_one_content_is_one_observation() {
+        // Ten VMs on hosts of their own hold the same two contents.
+        let keys: Vec<i32> = (1..=10).flat_map(|vm| [vm, vm]).collect();
+        let hashes: Vec<i64> = (1..=10).flat_map(|_| [7, 8]).collect();
+        let exact = Exact::of(10, &df!("vm_key" => keys, "hash" => hashes).unwrap()).unwrap();
+        let vms_of: Vec<Vec<usize>> = (0..10).map(|vm| vec![vm]).collect();
+        let moves: Vec<Move> = (1..10).map(|vm| Move { vm, from: vm, to: 0, saved_kept: 0 }).collect();
+        let found = exact.recounted(&vms_of, &moves);
+        assert!(found.moves.iter().all(|of| (of.one.saved_kept, of.changed) == (2, 2)));
+        // 18 contents are saved, with a variance of two times nine squared.
+        assert_eq!(found.squares, 2 * 81);
     }
 }

@@ -39,7 +39,7 @@ pub struct Family {
     /// The same with each content once on each host: what is left where hosts merge it.
     on_hosts: u64,
     /// VMs that hold at least half of it.
-    vms: u64,
+    pub(super) vms: u64,
     /// Hosts whose VMs together hold at least half of it.
     hosts: u64,
     /// The VM that holds most of it, and its host.
@@ -139,9 +139,9 @@ fn rows(sketches: &NewestSketches, answer: &Answer) -> PolarsResult<Vec<Family>>
         hosts: hosts[row],
         example_host: example_hosts[row].clone(),
         example_vm: example_vms[row].clone(),
-        contents_bytes: sketches.bytes_of(kept[row]).0,
-        held_bytes: sketches.bytes_of(held[row]).0,
-        saved_bytes: sketches.bytes_of(held[row].saturating_sub(on_hosts[row])).0,
+        contents_bytes: sketches.bytes_of(kept[row]),
+        held_bytes: sketches.bytes_of(held[row]),
+        saved_bytes: sketches.bytes_of(held[row].saturating_sub(on_hosts[row])),
     };
     Ok((0..answer.rows()).map(row).collect())
 }

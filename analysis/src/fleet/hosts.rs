@@ -101,7 +101,7 @@ fn rows(sketches: &NewestSketches, answer: &Answer) -> PolarsResult<Vec<VmHost>>
         choice: choices[row],
         other_host: others[row].clone(),
         common: common[row],
-        common_bytes: sketches.bytes_of(common[row]).0,
+        common_bytes: sketches.bytes_of(common[row]),
         contained: sketches.containment(common[row], kept[row]),
     };
     Ok((0..answer.rows()).map(row).collect())

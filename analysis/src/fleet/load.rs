@@ -48,7 +48,8 @@ impl LoadedFleet {
             contents(count, &Answer::from(answered.answer)).map_err(AnalysisError::view("family_vms"))?;
         let mut left_out = sketches.left_out.clone();
         let hosts = hosts(sketches, limits, &mut left_out);
-        let vms = sketches.vms.iter().map(|vm| movable(sketches, vm, &mut left_out)).collect();
+        let vms = sketches.vms.iter().zip(&kept);
+        let vms = vms.map(|(vm, kept)| movable(sketches, vm, *kept, &mut left_out)).collect();
         let mut apart: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (place, vm) in sketches.vms.iter().enumerate() {
             for group in &vm.apart {
@@ -107,6 +108,9 @@ fn hosts(sketches: &NewestSketches, limits: FleetLimits, left_out: &mut Vec<Stri
     for vm in &sketches.vms {
         are_known[vm.host] &= vm.vcpus.is_some() && vm.memory_bytes.is_some();
     }
+    for (place, host) in sketches.hosts.iter().enumerate() {
+        are_known[place] &= host.also_taken.iter().all(|(vcpus, bytes)| vcpus.is_some() && bytes.is_some());
+    }
     let host = |(place, host): (usize, &super::newest::HostFacts)| {
         let room = host.cpus.zip(host.memory_bytes).filter(|_| are_known[place]);
         if room.is_none() {
@@ -114,18 +118,31 @@ fn hosts(sketches: &NewestSketches, limits: FleetLimits, left_out: &mut Vec<Stri
             left_out.push(format!("host {name:?} gets no VM, since it is not known how much it may hold"));
         }
         let (cpus, memory_bytes) = room.unwrap_or((0, 0));
+        let also = host.also_taken.iter().fold((0_u64, 0_u64), |(vcpus, bytes), taken| {
+            let (more_vcpus, more_bytes) = (u64::from(taken.0.unwrap_or(0)), taken.1.unwrap_or(0));
+            (vcpus + more_vcpus, bytes.saturating_add(more_bytes))
+        });
         FleetHost {
             name: host.name.clone(),
-            memory_bytes: (memory_bytes as f64 * limits.memory_share) as u64,
-            vcpus: (cpus as f64 * limits.vcpus_per_cpu) as u64,
+            memory_bytes: ((memory_bytes as f64 * limits.memory_share) as u64).saturating_sub(also.1),
+            vcpus: ((cpus as f64 * limits.vcpus_per_cpu) as u64).saturating_sub(also.0),
         }
     };
     sketches.hosts.iter().enumerate().map(host).collect()
 }
 
-fn movable(sketches: &NewestSketches, vm: &VmFacts, left_out: &mut Vec<String>) -> FleetVm {
+/// Of so many contents one or more is kept for certain: none by a chance of one in 500 million.
+const SURELY_KEPT: u64 = 20;
+
+fn movable(sketches: &NewestSketches, vm: &VmFacts, kept: u64, left_out: &mut Vec<String>) -> FleetVm {
+    // Repeats count once, so it may be one content; then nothing is lost by leaving it where it is.
+    let expected = vm.pages.unwrap_or(0) / sketches.sketched.one_in.max(1);
     let stays = match &vm.not_sketched {
         Some(why) => Some(format!("has no sketch: {why}")),
+        None if kept == 0 && expected > SURELY_KEPT => Some(
+            "has no hashes in the recording, though its pages were read: they were removed or are damaged"
+                .to_owned(),
+        ),
         None if vm.vcpus.is_none() || vm.memory_bytes.is_none() => {
             Some("has an unknown number of vCPUs or size".to_owned())
         }

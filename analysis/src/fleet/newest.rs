@@ -31,6 +31,8 @@ pub(super) struct HostFacts {
     pub(super) name: String,
     pub(super) cpus: Option<u64>,
     pub(super) memory_bytes: Option<u64>,
+    /// vCPUs and memory of VMs that are left out and take its room all the same.
+    pub(super) also_taken: Vec<(Option<u32>, Option<u64>)>,
 }
 
 /// A VM, as it was when it was sketched.
@@ -46,6 +48,10 @@ pub(super) struct VmFacts {
     pub(super) memory_bytes: Option<u64>,
     pub(super) apart: Vec<String>,
     pub(super) not_sketched: Option<String>,
+    /// Number by which Proxmox VE knows it.
+    pub(super) vmid: Option<u32>,
+    /// Pages with contents that were read for its sketch.
+    pub(super) pages: Option<u64>,
 }
 
 /// The newest sketches of one host.
@@ -66,8 +72,14 @@ impl NewestSketches {
     /// No run has sketches; the newest ones of two hosts were made in different ways; a recording cannot be read.
     pub fn of(runs: &[RunDir]) -> Result<Self, AnalysisError> {
         let mut newest: BTreeMap<String, Newest> = BTreeMap::new();
+        let mut left_out = Vec::new();
         for dir in runs {
-            let Some((host, found)) = Newest::of(dir)? else { continue };
+            let Some((host, found)) = Newest::of(dir)? else {
+                // One of sketches whose table of hosts cannot be read: its host is missing, or older than it need be.
+                let has_some = dir.manifest().is_ok_and(|manifest| manifest.sketches.is_some());
+                left_out.extend(dir.losses().iter().filter(|_| has_some).cloned());
+                continue;
+            };
             let age = |of: &Newest| (of.begin_us, of.run.clone());
             if newest.get(&host).is_none_or(|known| age(known) < age(&found)) {
                 newest.insert(host, found);
@@ -81,19 +93,22 @@ impl NewestSketches {
             });
         }
         let sketched = first.sketched.clone();
-        let mut left_out: Vec<String> =
-            newest.values().flat_map(|host| host.dir.losses().iter().cloned()).collect();
+        left_out.extend(newest.values().flat_map(|host| host.dir.losses().iter().cloned()));
         let (hosts, vms) = facts(&newest, &mut left_out)?;
         let tables = tables(&newest)?;
         Ok(Self { sketched, left_out, hosts, vms, tables })
     }
 
-    /// Bytes that stand behind so many kept contents, and the standard error of that estimate.
-    pub(super) fn bytes_of(&self, kept: u64) -> (u64, u64) {
-        let each = self.sketched.one_in.saturating_mul(self.sketched.page_bytes);
-        // A Poisson sample: the variance of a count is the count, less the part that is seen completely.
-        let error = (kept as f64 * (1.0 - 1.0 / self.sketched.one_in as f64)).sqrt() * each as f64;
-        (kept.saturating_mul(each), error as u64)
+    /// Bytes that stand behind so many kept contents.
+    pub(super) fn bytes_of(&self, kept: u64) -> u64 {
+        kept.saturating_mul(self.sketched.one_in.saturating_mul(self.sketched.page_bytes))
+    }
+
+    /// The standard error, in bytes, of a sum over kept contents: `squares` are the squares of what each content adds to it,
+    /// added up, which in a Poisson sample is the variance, less the part that is seen completely.
+    pub(super) fn error_bytes(&self, squares: u64) -> u64 {
+        let unseen = 1.0 - 1.0 / self.sketched.one_in as f64;
+        ((squares as f64 * unseen).sqrt() * self.bytes_of(1) as f64) as u64
     }
 
     /// The share of a VM's contents that stands behind `common` of its `kept` ones; `None` if none is kept.
@@ -202,8 +217,17 @@ fn facts(
     let mut is_here = vec![true; vms.len()];
     for (place, vm) in vms.iter().enumerate() {
         if vm.uuid.as_deref().and_then(|uuid| last_seen.get(uuid)).is_some_and(|last| *last != place) {
-            let host = &hosts[vm.host].name;
-            left_out.push(format!("VM {:?} of host {host:?} was seen on another host later", vm.name));
+            let last = vm.uuid.as_deref().and_then(|uuid| last_seen.get(uuid)).map(|last| vms[*last].host);
+            let host = &mut hosts[vm.host];
+            let why = match last == Some(vm.host) {
+                false => "was seen on another host later",
+                true => {
+                    // It runs beside the other, and takes its room.
+                    host.also_taken.push((vm.vcpus, vm.memory_bytes));
+                    "has the UUID of another VM of that host"
+                }
+            };
+            left_out.push(format!("VM {:?} of host {:?} {why}", vm.name, host.name));
             is_here[place] = false;
         }
     }
@@ -218,8 +242,15 @@ fn facts_of(name: &str, place: usize, rows: &DataFrame) -> PolarsResult<(HostFac
     let (names, uuids, kinds) = (rows.texts("vm")?, rows.texts("uuid")?, rows.texts("vm_kind")?);
     let (vcpus, bytes) = (rows.u64s("vm_vcpus")?, rows.u64s("vm_memory_bytes")?);
     let (apart, why_not) = (rows.texts("vm_apart")?, rows.texts("vm_not_sketched")?);
+    let (vmids, read, zero) =
+        (rows.u64s("vm_vmid")?, rows.u64s("vm_pages_read")?, rows.u64s("vm_pages_zero")?);
     let first = |column: &[Option<u64>]| column.first().copied().flatten();
-    let host = HostFacts { name: name.to_owned(), cpus: first(&cpus), memory_bytes: first(&memory) };
+    let host = HostFacts {
+        name: name.to_owned(),
+        cpus: first(&cpus),
+        memory_bytes: first(&memory),
+        also_taken: Vec::new(),
+    };
     let vm = |row: usize| {
         Some(VmFacts {
             name: names[row].clone()?,
@@ -230,6 +261,8 @@ fn facts_of(name: &str, place: usize, rows: &DataFrame) -> PolarsResult<(HostFac
             memory_bytes: bytes[row],
             apart: apart[row].as_deref().unwrap_or("").lines().map(str::to_owned).collect(),
             not_sketched: why_not[row].clone(),
+            vmid: vmids[row].and_then(|vmid| u32::try_from(vmid).ok()),
+            pages: read[row].zip(zero[row]).map(|(read, zero)| read.saturating_sub(zero)),
         })
     };
     Ok((host, (0..rows.rows()).filter_map(vm).collect()))

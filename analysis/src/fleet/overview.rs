@@ -23,7 +23,7 @@ pub(super) fn overview(
     moves: MoveLimits,
     most_families: usize,
 ) -> Result<FleetOverview, AnalysisError> {
-    let bytes = |kept: u64| sketches.bytes_of(kept).0;
+    let bytes = |kept: u64| sketches.bytes_of(kept);
     let (families, on_hosts) = FleetFamilies::with_hosts(sketches, None)?;
     let mut of_families: BTreeMap<u64, Vec<FamilyOnHost>> = BTreeMap::new();
     for on in on_hosts {
@@ -33,8 +33,7 @@ pub(super) fn overview(
     let family = |family: &super::families::Family| {
         let mut hosts = of_families.remove(&family.key()).unwrap_or_default();
         hosts.sort_by_key(|on| on.host);
-        let vms = hosts.iter().map(|on| on.vms).sum();
-        FamilyOverview { bytes: family.contents_bytes, vms, hosts }
+        FamilyOverview { bytes: family.contents_bytes, vms: family.vms, hosts }
     };
     let families = families.rows().iter().take(most_families).map(family).collect();
     let loaded = LoadedFleet::of(sketches, limits)?;

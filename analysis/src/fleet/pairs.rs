@@ -92,7 +92,7 @@ fn rows(sketches: &NewestSketches, answer: &Answer) -> PolarsResult<Vec<Pair>> {
         other_kept: other_kept[row],
         common: common[row],
         one_host: one_host[row] == 1,
-        common_bytes: sketches.bytes_of(common[row]).0,
+        common_bytes: sketches.bytes_of(common[row]),
         contained: sketches.containment(common[row], kept[row]),
         other_contained: sketches.containment(common[row], other_kept[row]),
     };

@@ -6,6 +6,7 @@ use huddle_model::fleet::{MoveLimits, propose};
 use huddle_model::text::counted;
 use serde::Serialize;
 
+use super::exact::Brought;
 use super::load::{FleetLimits, LoadedFleet};
 use super::newest::NewestSketches;
 use crate::AnalysisError;
@@ -40,6 +41,8 @@ pub struct ProposedMove {
     /// `process` or `xen_domain`.
     pub(super) vm_kind: Option<String>,
     pub(super) uuid: Option<String>,
+    /// Number by which Proxmox VE knows it; null elsewhere.
+    pub(super) vmid: Option<u32>,
     pub(super) from: String,
     pub(super) to: String,
     /// What it saves at its turn; negative if it only makes room for others.
@@ -68,19 +71,20 @@ impl ProposedMoves {
         let (fleet, vms_of) = (&loaded.fleet, loaded.vms_of());
         let found = loaded.exact.recounted(&vms_of, &propose(fleet, moves).moves);
         let saved_today = loaded.exact.saved(&vms_of);
-        let more: i64 = found.iter().map(|one| one.saved_kept).sum();
-        let moves: Vec<ProposedMove> = (found.iter())
-            .map(|one| {
-                let (size, error) = sketches.bytes_of(one.saved_kept.unsigned_abs());
+        let more: i64 = found.moves.iter().map(|of| of.one.saved_kept).sum();
+        let moves: Vec<ProposedMove> = (found.moves.iter())
+            .map(|Brought { one, changed }| {
+                let size = sketches.bytes_of(one.saved_kept.unsigned_abs());
                 let facts = &sketches.vms[one.vm];
                 ProposedMove {
                     vm: facts.name.clone(),
                     vm_kind: facts.kind.clone(),
                     uuid: facts.uuid.clone(),
+                    vmid: facts.vmid,
                     from: fleet.hosts()[one.from].name.clone(),
                     to: fleet.hosts()[one.to].name.clone(),
                     saved_bytes: i64::try_from(size).unwrap_or(i64::MAX) * one.saved_kept.signum(),
-                    saved_standard_error_bytes: error,
+                    saved_standard_error_bytes: sketches.error_bytes(*changed),
                     memory_bytes: fleet.vms()[one.vm].memory_bytes,
                 }
             })
@@ -89,10 +93,10 @@ impl ProposedMoves {
             schema: "huddle/fleet-moves/1",
             hosts: fleet.hosts().len(),
             vms: fleet.vms().len(),
-            saved_today_bytes: sketches.bytes_of(saved_today).0,
-            saved_bytes: sketches.bytes_of(saved_today.saturating_add_signed(more)).0,
-            saved_more_standard_error_bytes: sketches.bytes_of(more.unsigned_abs()).1,
-            moved_bytes: moves.iter().map(|one| one.memory_bytes).sum(),
+            saved_today_bytes: sketches.bytes_of(saved_today),
+            saved_bytes: sketches.bytes_of(saved_today.saturating_add_signed(more)),
+            saved_more_standard_error_bytes: sketches.error_bytes(found.squares),
+            moved_bytes: moves.iter().fold(0, |sum, one| sum.saturating_add(one.memory_bytes)),
             moves,
             left_out: loaded.left_out.clone(),
         }

@@ -141,8 +141,15 @@ fn text_of(view: &str) -> &'static str {
 /// Whether the text reads a table of this name.
 fn names(text: &str, table: &str) -> bool {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("--"));
-    code.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
-        .any(|word| word == table)
+    let mut words = code
+        .flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        .filter(|word| !word.is_empty());
+    // Columns may have the name of a table.
+    let mut before = words.next();
+    words.any(|word| {
+        std::mem::replace(&mut before, Some(word))
+            .is_some_and(|before| word == table && ["FROM", "JOIN"].contains(&before))
+    })
 }
 
 #[cfg(test)]

@@ -157,7 +157,8 @@ impl RecorderHandle {
         let mut context = lock(&self.context);
         let before = context.clone();
         context.follow(&step[..]);
-        self.try_send(Message::Step(before, step));
+        // What is lost is counted.
+        let _ = self.try_send(Message::Step(before, step));
     }
 
     /// Sends the current view, if a recording begins in the middle: the last round, to which the next windows belong,
@@ -167,15 +168,20 @@ impl RecorderHandle {
     }
 
     /// Sends rows that are not part of the loop's steps, such as the responses that a load generator timed; like
-    /// [`RecorderHandle::send`] it never waits, and counts what is lost.
-    pub fn send_rows(&self, rows: Rows) {
-        self.try_send(Message::Rows(Box::new(rows)));
+    /// [`RecorderHandle::send`] it never waits, and counts what is lost. Returns whether there was room for them.
+    pub fn send_rows(&self, rows: Rows) -> bool {
+        self.try_send(Message::Rows(Box::new(rows)))
     }
 
-    fn try_send(&self, message: Message) {
-        let Some(sender) = &self.sender else { return };
-        if let Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = sender.try_send(message) {
-            self.shared.count_lost(lost);
+    /// Whether there was room for it; else it is counted as lost.
+    fn try_send(&self, message: Message) -> bool {
+        let Some(sender) = &self.sender else { return false };
+        match sender.try_send(message) {
+            Ok(()) => true,
+            Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
+                self.shared.count_lost(lost);
+                false
+            }
         }
     }
 

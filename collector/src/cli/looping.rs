@@ -55,12 +55,14 @@ pub(crate) struct Loop {
 impl Loop {
     /// Checks the host and the flags, and only then makes the changes that `args` asks for. Within a runtime. Signals are
     /// handled from the first change on; until then they end the process at once, since there is nothing to undo.
-    /// `hangup` says whether SIGHUP is one of them.
+    /// `hangup` says whether SIGHUP is one of them. `make_room` is called before the recording begins, which a full disk
+    /// would prevent, and after everything else that may prevent the loop was checked.
     pub(crate) fn prepare(
         context: &Context,
         args: &LoopArgs,
         hangup: Hangup,
         early: EarlySocket,
+        make_room: impl FnOnce(),
     ) -> Result<(Self, StopSignals), Failure> {
         // Wrong names on the command line are an error now, not an event in every round.
         context.topology()?;
@@ -94,6 +96,7 @@ impl Loop {
         let Stages { vms, sharing, merger, host, observer, passes } =
             context.backend.stages(&choice, reports, state)?;
         // Now that nothing else prevents the loop, or every start that fails would leave an empty recording.
+        make_room();
         let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
         if let Some(pinner) = pinner.as_mut().filter(|_| args.ksm_run) {
             pinner.set_ksm(&[("run", "1".to_owned())]).map_err(Failure::failed)?;
@@ -165,6 +168,7 @@ impl Loop {
         let state = self.record_dir.as_deref().map(recording::state_of);
         recording.send_replace(state);
         let recordings = self.recordings;
+        let in_force = recordings.in_force().clone();
         let begin = move |dir: &Path| recordings.start(dir).map_err(|failure| failure.to_string());
         let recorder = LoopRecorder::new(self.recorder, self.keeper, begin, recording);
         let serving = self.server.map(|server| {
@@ -204,7 +208,7 @@ impl Loop {
         };
         let sketching = async {
             match self.sketching {
-                Some(sketching) => sketching.serve(&recorder, || publisher.view(), &publish).await,
+                Some(sketching) => sketching.serve(&recorder, &in_force, || publisher.view(), &publish).await,
                 None => std::future::pending().await,
             }
         };

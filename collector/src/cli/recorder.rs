@@ -80,10 +80,17 @@ impl LoopRecorder {
         }
     }
 
-    /// Records these rows, if a recording runs; never waits.
-    pub(crate) fn send_rows(&self, rows: Rows) {
-        if let Some(running) = &*lock(&self.running) {
-            running.send_rows(rows);
+    /// Records these rows, if the recording in `dir` runs still; never waits.
+    ///
+    /// # Errors
+    /// Why they are not recorded.
+    pub(crate) fn send_rows(&self, dir: &str, rows: Rows) -> Result<(), &'static str> {
+        let running = lock(&self.running);
+        let is_same = self.state.borrow().as_ref().is_some_and(|state| state.dir == dir);
+        match running.as_ref().filter(|_| is_same) {
+            None => Err("their recording has ended"),
+            Some(running) if running.send_rows(rows) => Ok(()),
+            Some(_) => Err("the disk is too slow"),
         }
     }
 
@@ -165,6 +172,16 @@ pub(crate) struct Settings {
     pub(crate) config: Option<String>,
     /// The cache domains in force.
     pub(crate) topology: Availability<Topology>,
+    /// Groups of VMs that are kept apart, by names.
+    pub(crate) apart: Vec<Vec<String>>,
+}
+
+impl Settings {
+    /// Those of a configuration with this text.
+    pub(crate) fn of(context: &Context, config: Option<String>) -> Self {
+        let apart = context.config.plan.apart.clone();
+        Self { config, topology: context.topology().into(), apart }
+    }
 }
 
 /// The settings in force now. Clones are of the same loop.
@@ -208,7 +225,7 @@ impl Recordings {
         let recordings = Self {
             root: context.root.clone(),
             limits: context.config.record.limits(),
-            in_force: InForce::new(Settings { config, topology: context.topology().into() }),
+            in_force: InForce::new(Settings::of(context, config)),
             caches: context.backend.caches(),
             core_scheduling: context.core_scheduling(),
             events: context.backend.events(),
@@ -257,7 +274,7 @@ impl Recordings {
     /// The manifest of a recording that begins at this time, in microseconds since the Unix epoch.
     fn manifest(&self, begin_us: i64) -> Result<Manifest, Failure> {
         let root = &self.root;
-        let Settings { config, topology } = self.in_force.get();
+        let Settings { config, topology, .. } = self.in_force.get();
         let about = RunAbout {
             run: run_id(begin_us, std::process::id()),
             host: host_name(root).map_err(Failure::failed)?,

@@ -10,6 +10,7 @@ use huddle_model::vm::{GuestRegion, Vm};
 use huddle_sharing::content::{SKETCH_HASH, Share, SketchKey, SketchSettings, Sketches, VmSketch};
 
 use super::context::Context;
+use super::recorder::Settings;
 
 /// Makes sketches of the VMs of a host.
 #[derive(Clone)]
@@ -17,8 +18,6 @@ pub(crate) struct Sketcher {
     backend: Arc<dyn Backend>,
     settings: SketchSettings,
     seed_name: String,
-    /// Groups of VMs that are kept apart, by names.
-    apart: Vec<Vec<String>>,
 }
 
 /// Sketches of VMs, and the rows of a recording that they are.
@@ -39,7 +38,6 @@ impl Sketcher {
             backend: Arc::clone(&context.backend),
             settings: SketchSettings { key, scale, cpu_share },
             seed_name,
-            apart: context.config.plan.apart.clone(),
         }
     }
 
@@ -54,25 +52,31 @@ impl Sketcher {
         }
     }
 
-    /// Reads all memory of these VMs once.
+    /// Reads all memory of these VMs once. `in_force` has the cache domains and the groups to record.
     ///
     /// # Errors
     /// A privilege is missing.
-    pub(crate) fn sketch(&self, vms: &[Vm]) -> Result<Sketched, BackendError> {
+    pub(crate) fn sketch(&self, vms: &[Vm], in_force: &Settings) -> Result<Sketched, BackendError> {
         let begin_us = unix_us();
         let sketches = self.backend.sketch(&self.settings, vms)?;
         let time = (begin_us, unix_us());
         let rows = Rows {
             sketches: sketch_rows(time, vms, &sketches),
-            hosts: self.host_rows(time, vms, &sketches),
+            hosts: self.host_rows(time, vms, &sketches, in_force),
             ..Rows::default()
         };
         Ok(Sketched { sketches, rows })
     }
 
-    fn host_rows(&self, (begin_us, end_us): (i64, i64), vms: &[Vm], sketches: &Sketches) -> Vec<HostRow> {
-        let topology = self.backend.topology().ok();
-        let caches = topology.as_ref().map(|topology| topology.domains());
+    fn host_rows(
+        &self,
+        (begin_us, end_us): (i64, i64),
+        vms: &[Vm],
+        sketches: &Sketches,
+        in_force: &Settings,
+    ) -> Vec<HostRow> {
+        let topology = in_force.topology.value();
+        let caches = topology.map(|topology| topology.domains());
         let sizes = self.backend.caches();
         let last_level = sizes.value().and_then(|sizes| {
             let level =
@@ -83,16 +87,14 @@ impl Sketcher {
             begin_us,
             end_us,
             host_cpus: caches.map(|caches| caches.iter().map(|cache| count(cache.cpus.len())).sum()),
-            host_cores: topology
-                .as_ref()
-                .map(|topology| count(topology.cores().len()))
-                .filter(|cores| *cores > 0),
+            host_cores: topology.map(|topology| count(topology.cores().len())).filter(|cores| *cores > 0),
             host_caches: caches.map(|caches| count(caches.len())),
             host_cache_bytes: last_level,
             host_memory_bytes: self.backend.memory_bytes().value().copied(),
             vm: None,
             vm_kind: None,
             uuid: None,
+            vm_vmid: None,
             vm_owner: None,
             vm_vcpus: None,
             vm_memory_bytes: None,
@@ -114,11 +116,12 @@ impl Sketcher {
                 vm: Some(vm.name.clone()),
                 vm_kind: columns.vm_kind,
                 uuid: columns.uuid,
+                vm_vmid: vm.vmid,
                 vm_owner: owner,
                 vm_vcpus: Some(count(vm.vcpus.len())),
                 vm_memory_bytes: (!vm.memory.is_empty())
                     .then(|| vm.memory.iter().map(GuestRegion::len_bytes).sum()),
-                vm_apart: apart_groups(&self.apart, vm),
+                vm_apart: apart_groups(&in_force.apart, vm),
                 vm_pages_read: sketch.map(|sketch| sketch.pages_read),
                 vm_pages_zero: sketch.map(|sketch| sketch.pages_zero),
                 vm_not_sketched: why_not.map(|left_out| left_out.reason.clone()),

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::recorder::LoopRecorder;
+use super::recorder::{InForce, LoopRecorder, Settings};
 use super::seed_file;
 use super::sketches::{Sketched, Sketcher};
 
@@ -39,6 +39,13 @@ impl Sketching {
                 "[sketch] every needs the seed of the fleet: set seed, a file that `huddle sketch --make-seed FILE` makes"
             )));
         };
+        if let Some(age_s) = context.config.record.max_age_s.filter(|age_s| *age_s < every.0.as_secs()) {
+            return Err(Failure::usage(anyhow::anyhow!(
+                "[record] max_age_s removes sketches after {age_s} s, before the next ones are made ([sketch] every, {} s): \
+                 raise one or lower the other",
+                every.0.as_secs()
+            )));
+        }
         let seed = seed_file::read(seed).map_err(Failure::usage)?;
         let sketcher = Sketcher::new(context, seed, settings.scale(), settings.cpu_share());
         Ok(Some(Self { sketcher, every: every.0 }))
@@ -54,6 +61,7 @@ impl Sketching {
     pub(crate) async fn serve(
         self,
         recorder: &LoopRecorder,
+        in_force: &InForce,
         view: impl Fn() -> Option<View>,
         publish: impl Fn(&Step),
     ) {
@@ -70,11 +78,16 @@ impl Sketching {
             // Before the first round it is not known which VMs there are.
             let Some(view) = view() else { continue };
             let begun = Instant::now();
-            match self.sketch(view.round.vms.to_vec()).await {
+            match self.sketch(view.round.vms.to_vec(), in_force.get()).await {
                 Ok(Sketched { rows, .. }) => {
                     let (kept, s) = (counted(rows.sketches.len(), "hash"), begun.elapsed().as_secs());
-                    recorder.send_rows(rows);
-                    tracing::info!("sketches recorded: {kept} of contents, read in {s} s");
+                    match recorder.send_rows(&dir, rows) {
+                        Ok(()) => tracing::info!("sketches recorded: {kept} of contents, read in {s} s"),
+                        Err(why) => {
+                            tracing::warn!("sketches are not recorded, and are made again: {why}");
+                            continue;
+                        }
+                    }
                 }
                 Err(why) if said.as_ref() != Some(&why) => {
                     publish(&Step::from([Update::Event(failed(&why))]));
@@ -88,12 +101,12 @@ impl Sketching {
 
     /// On a thread of its own, which takes hours where there is much memory: it ends with the process, and holds nothing
     /// that has to be undone.
-    async fn sketch(&self, vms: Vec<Vm>) -> Result<Sketched, String> {
+    async fn sketch(&self, vms: Vec<Vm>, in_force: Settings) -> Result<Sketched, String> {
         let (sender, made) = oneshot::channel();
         let sketcher = self.sketcher.clone();
         let thread = std::thread::Builder::new().name("huddle-sketch".to_owned()).spawn(move || {
             // Nobody waits any more if the loop has ended.
-            let _ = sender.send(sketcher.sketch(&vms).map_err(|error| error.to_string()));
+            let _ = sender.send(sketcher.sketch(&vms, &in_force).map_err(|error| error.to_string()));
         });
         thread.map_err(|error| format!("no thread: {error}"))?;
         made.await.map_err(|_| "the thread ended early".to_owned())?

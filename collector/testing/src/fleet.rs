@@ -70,6 +70,7 @@ pub fn rows(fleet: &GeneratedFleet, host: u32) -> Rows {
         vm: None,
         vm_kind: Some(VmKind::Process),
         uuid: None,
+        vm_vmid: None,
         vm_owner: Some("libvirt-qemu".into()),
         vm_vcpus: Some(VM_VCPUS),
         vm_memory_bytes: Some(VM_BYTES),

@@ -181,6 +181,7 @@ pub fn sketches() -> Rows {
             vm: Some("vm1".into()),
             vm_kind: None,
             uuid: None,
+            vm_vmid: None,
             vm_owner: None,
             vm_vcpus: Some(2),
             vm_memory_bytes: Some(1 << 30),

@@ -12,7 +12,7 @@ pub struct FleetOverview {
     pub schema: String,
     /// The hosts.
     pub hosts: Vec<HostOverview>,
-    /// Families, the largest first; at most those that the writer was asked for.
+    /// Families, those first of which VMs hold most; at most as many as the writer was asked for.
     pub families: Vec<FamilyOverview>,
     /// Proposed moves, in an order in which each has room.
     pub moves: Vec<MoveOverview>,
@@ -53,7 +53,7 @@ impl HostOverview {
 pub struct FamilyOverview {
     /// Its contents, each counted once.
     pub bytes: u64,
-    /// VMs that hold some of it.
+    /// VMs that hold at least half of it.
     pub vms: u64,
     /// The hosts that hold some of it.
     pub hosts: Vec<FamilyOnHost>,

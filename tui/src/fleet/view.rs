@@ -74,11 +74,11 @@ fn header(canvas: &mut Canvas<'_>, area: Rect, app: &FleetApp) {
 
 fn summary(canvas: &mut Canvas<'_>, area: Rect, fleet: &FleetOverview) {
     let theme = canvas.theme;
-    let vms: u64 = fleet.hosts.iter().map(|host| host.vms).sum();
+    let vms = sum(fleet.hosts.iter().map(|host| host.vms));
     let what =
         format!("{}, {}  ", format::things(fleet.hosts.len() as u64, "host"), format::things(vms, "VM"));
-    let saved: u64 = fleet.hosts.iter().map(|host| host.saved_bytes()).sum();
-    let more: i64 = fleet.moves.iter().map(|one| one.saved_bytes).sum();
+    let saved = sum(fleet.hosts.iter().map(|host| host.saved_bytes()));
+    let more = fleet.moves.iter().fold(0_i64, |sum, one| sum.saturating_add(one.saved_bytes));
     let mut pieces = vec![
         (what, theme.plain()),
         ("equal on one host ".to_owned(), theme.faint()),
@@ -96,6 +96,11 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, fleet: &FleetOverview) {
     }
     let pieces: Vec<(&str, _)> = pieces.iter().map(|(text, style)| (text.as_str(), *style)).collect();
     canvas.pieces(area, area.x + 1, area.y, &pieces);
+}
+
+/// A sum of figures of a file, which may be anything.
+fn sum(figures: impl Iterator<Item = u64>) -> u64 {
+    figures.fold(0, u64::saturating_add)
 }
 
 /// The rows of a part that are on the screen, each with its place.

@@ -55,9 +55,11 @@ fn partition(dir: &Path, host: &str, run: &str) -> PathBuf {
     dir.join(format!("host={}", escaped(host))).join(format!("run={}", escaped(run)))
 }
 
-/// Where the segments of a table of a run are, by the directory of its manifest.
+/// Where the segments of a table of a run are, by the directory of its manifest, whatever path leads there.
 pub fn table_dir(run: &Path, table: Table) -> PathBuf {
-    by_table(run, table).unwrap_or_else(|| run.join(table.name()))
+    let real = std::fs::canonicalize(run);
+    let found = real.ok().and_then(|real| by_table(&real, table)).or_else(|| by_table(run, table));
+    found.unwrap_or_else(|| run.join(table.name()))
 }
 
 /// The same in the layout by table; `None` for a run in the other one.
@@ -107,7 +109,14 @@ mod tests {
         assert_eq!(dir.to_str(), Some("/r/manifest/host=h%201/run=7"));
         assert_eq!(table_dir(&dir, Table::Vms).to_str(), Some("/r/vms/host=h%201/run=7"));
         assert!(Table::ALL.iter().all(|table| table.name() != MANIFESTS));
-        // Neither relative paths nor other names are taken for it.
+        // By a symbolic link, too.
+        let top = tempfile::tempdir().unwrap();
+        let real = top.path().join("manifest/host=a/run=b");
+        std::fs::create_dir_all(&real).unwrap();
+        std::os::unix::fs::symlink(&real, top.path().join("link")).unwrap();
+        let expected = top.path().canonicalize().unwrap().join("vms/host=a/run=b");
+        assert_eq!(table_dir(&top.path().join("link"), Table::Vms), expected);
+        // Other names are not taken for it.
         let relative = Path::new("manifest/host=a/run=b");
         assert_eq!(table_dir(relative, Table::Vms).to_str(), Some("vms/host=a/run=b"));
         for other in ["manifest/a/run=b", "manifest/host=a/b", "host=a/run=b", "run=b", "/", ".", ""] {

@@ -36,10 +36,12 @@ pub(crate) fn run(common: &Common, args: &RunArgs, early: EarlySocket) -> Result
         // Before anything is changed: from now on SIGHUP does not end the process.
         let reloader = Reloader::listen(common, looping::choice(&looping))?;
         let hangup = if reloader.is_some() { Hangup::Reloads } else { Hangup::Ends };
-        let (mut parts, signals) = Loop::prepare(&context, &looping, hangup, early)?;
-        if let (Some(run), Some(total)) = (&recorded, record.limits().recording.max_total_bytes) {
-            run.remove_oldest(total);
-        }
+        let make_room = || {
+            if let (Some(run), Some(total)) = (&recorded, record.limits().recording.max_total_bytes) {
+                run.remove_oldest(total);
+            }
+        };
+        let (mut parts, signals) = Loop::prepare(&context, &looping, hangup, early, make_room)?;
         let (channels, viewer) = looping::channels();
         let manager = Manager::default();
         if let Some(reloader) = reloader {

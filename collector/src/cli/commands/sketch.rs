@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::cli::args::{Common, Format, SketchArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
-use crate::cli::recorder::Recordings;
+use crate::cli::recorder::{Recordings, Settings};
 use crate::cli::seed_file;
 use crate::cli::sketches::{Sketched, Sketcher, measured};
 use crate::cli::table::{print, print_json, print_table, right, table};
@@ -35,7 +35,7 @@ pub(crate) fn run(common: &Common, args: &SketchArgs) -> Result<(), Failure> {
     let scale = args.one_in.map_or_else(|| Ok(settings.scale()), Scale::new).map_err(Failure::usage)?;
     let sketcher = Sketcher::new(&context, seed, scale, args.cpu_share.unwrap_or(Share::HALF));
     let vms = context.vms()?;
-    let Sketched { sketches, rows } = sketcher.sketch(&vms)?;
+    let Sketched { sketches, rows } = sketcher.sketch(&vms, &Settings::of(&context, None))?;
     let why_not = |vm: usize| sketches.unmeasured.iter().find(|left_out| left_out.vm == vm);
     for (vm, facts) in vms.iter().enumerate() {
         if let Some(left_out) = why_not(vm) {

@@ -121,7 +121,7 @@ impl Reload {
             context = context_of(&in_force)?;
         }
         // What the start checks, too.
-        let topology = context.topology()?;
+        context.topology()?;
         context.backend.check(choice)?;
         context.check_limits()?;
         let waits = changes.iter().filter(|change| change.applies(can_replace) == Applies::AtRestart);
@@ -153,7 +153,7 @@ impl Reload {
         } else {
             Some(toml::to_string(&in_force).map_err(Failure::failed)?)
         };
-        let settings = Settings { config, topology: Availability::Available(topology) };
+        let settings = Settings::of(&context, config);
         Ok(Self { settings, notes, waits, replacement })
     }
 

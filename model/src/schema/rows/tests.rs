@@ -380,6 +380,7 @@ fn values_are_of_the_type_of_their_column() {
             vm: Some("vm1".into()),
             vm_kind: None,
             uuid: None,
+            vm_vmid: Some(100),
             vm_owner: None,
             vm_vcpus: Some(2),
             vm_memory_bytes: Some(1 << 30),

@@ -43,6 +43,8 @@ rows! {
         vm_kind: Option<VmKind>, "none";
         /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
         uuid: Option<UuidText>, "none";
+        /// Number by which Proxmox VE knows it; null for other VMs.
+        vm_vmid: Option<u32>, "none";
         /// User that owns its process; null for a domain of Xen and where that is not known.
         vm_owner: Option<String>, "none";
         /// How many vCPUs it has.

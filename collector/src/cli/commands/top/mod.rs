@@ -52,7 +52,7 @@ fn live(context: &Context, args: &TopArgs, log: &Log, early: EarlySocket) -> Res
     let runtime = looping::runtime()?;
     let options = looping::options(context, &args.looping, None);
     let entered = runtime.enter();
-    let (parts, signals) = Loop::prepare(context, &args.looping, Hangup::Ends, early)?;
+    let (parts, signals) = Loop::prepare(context, &args.looping, Hangup::Ends, early, || ())?;
     let screen = Screen::enter(&context.config.top, args.ascii)?;
     drop(entered);
     // Dropped after the screen is left, so that buffered log lines are readable then.
