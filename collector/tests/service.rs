@@ -361,7 +361,7 @@ fn a_recording_that_begins_after_a_reload_has_the_configuration_in_force() {
     let first = format!("# As installed.\npolicy = \"spread\"\ncache_level = 2\n{record}");
     let mut service = Service::start_in(dir, &first, &[], Duration::from_secs(60));
     service.told("READY=1");
-    let mut save = |service: &mut Service| {
+    let save = |service: &mut Service| {
         service.send(Signal::SIGUSR1);
         service.logged("SIGUSR1: the last ");
         manifests(&kept).pop().unwrap()
