@@ -91,4 +91,11 @@ mod tests {
         assert_eq!(found.vms(), 4);
         assert_eq!((found.of_vm(0), found.of_vm(2), found.of_vm(3)), (&[0, 1][..], &[1][..], &[][..]));
     }
+
+    #[test]
+    fn contents_that_are_taken_together_already_keep_their_number() {
+        let of = |holders: &[u32], kept| Contents { holders: holders.to_vec(), kept };
+        let found = FleetContents::of_contents(3, [of(&[0, 2], 7), of(&[1], 9), of(&[0, 2], 3)]);
+        assert_eq!(found.all(), [of(&[0, 2], 10)]);
+    }
 }
