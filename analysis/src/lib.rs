@@ -5,7 +5,7 @@
 //! streaming engine: a query reads only the columns it needs, and a recording may be larger than memory.
 
 pub mod cli;
-mod compare;
+pub mod compare;
 mod error;
 pub mod experiment;
 pub mod export;

@@ -50,13 +50,14 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The summaries of all runs, without what names their directories.
+/// The summaries of all runs, without what names their directories, and when they ended.
 fn summaries(root: &Path) -> Vec<Value> {
     let mut all = json(&["summary", root.to_str().unwrap()]);
     let runs = all["runs"].as_array_mut().unwrap();
     for run in runs.iter_mut() {
         run.as_object_mut().unwrap().remove("path");
         run.as_object_mut().unwrap().remove("dir");
+        run.as_object_mut().unwrap().remove("end_us");
     }
     runs.clone()
 }

@@ -1,8 +1,6 @@
 //! `huddle run` as a service: what it tells its manager, its reload, and its unit.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod privileges_table;
-
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use huddle_testing::privileges;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -418,8 +417,8 @@ fn of_unit(prefix: &str) -> BTreeSet<&'static str> {
 
 #[test]
 fn the_unit_has_the_capabilities_of_the_table() {
-    let mut needed = privileges_table::of_a_loop();
-    needed.extend(privileges_table::row("restore"));
+    let mut needed = privileges::of_a_loop();
+    needed.extend(privileges::row("restore"));
     assert_eq!(of_unit("CapabilityBoundingSet="), needed);
 }
 

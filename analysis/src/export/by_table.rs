@@ -93,14 +93,14 @@ impl Copy<'_> {
         let to = table_dir(self.dir, table);
         self.make(&to)?;
         let path = to.join(file_name(1));
+        let readable = Answer::of(frame.clone().select([len().alias("rows")]));
+        let readable = readable.and_then(|answer| answer.u64s("rows"));
+        let readable = readable.map_err(AnalysisError::table(self.run.path(), table))?;
         let write = || -> PolarsResult<()> {
             let target = SinkTarget::Path(PlRefPath::try_from_path(&path)?);
             let kind = FileWriteFormat::Parquet(Arc::default());
             collect(frame.sink(SinkDestination::File { target }, kind, UnifiedSinkArgs::default())?).map(drop)
         };
-        let readable = Answer::of(frame.clone().select([len().alias("rows")]));
-        let readable = readable.and_then(|answer| answer.u64s("rows"));
-        let readable = readable.map_err(AnalysisError::table(self.run.path(), table))?;
         write().map_err(|error| self.cannot(&path, first_line(&error.to_string())))?;
         let about = fs::metadata(&path).map_err(|error| self.cannot(&path, &error.to_string()))?;
         let counts = manifest.tables.entry(table).or_default();

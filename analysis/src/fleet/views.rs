@@ -147,8 +147,7 @@ fn names(text: &str, table: &str) -> bool {
     // Columns may have the name of a table.
     let mut before = words.next();
     words.any(|word| {
-        std::mem::replace(&mut before, Some(word))
-            .is_some_and(|before| word == table && ["FROM", "JOIN"].contains(&before))
+        before.replace(word).is_some_and(|before| word == table && ["FROM", "JOIN"].contains(&before))
     })
 }
 

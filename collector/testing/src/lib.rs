@@ -14,6 +14,7 @@ pub mod older;
 pub mod output;
 #[cfg(feature = "pages")]
 pub mod pages;
+pub mod privileges;
 pub mod reader;
 #[cfg(feature = "recordings")]
 pub mod readers_loop;

@@ -5,13 +5,12 @@
 mod analysis;
 mod container;
 mod debian;
-#[path = "../privileges_table/mod.rs"]
-mod privileges_table;
 
 use std::collections::BTreeSet;
 
 use debian::Debian;
 use huddle_testing::output::say;
+use huddle_testing::privileges;
 
 /// Both VMs, each a process that sleeps, with these settings.
 fn config(settings: &str) -> String {
@@ -174,7 +173,7 @@ fn is_confined(debian: &Debian) {
     let bits = |names: BTreeSet<&str>| {
         names.iter().fold(0, |bits, name| bits | name.parse::<caps::Capability>().unwrap().bitmask())
     };
-    let expected = bits(privileges_table::of_a_loop());
+    let expected = bits(privileges::of_a_loop());
     for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
         assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), expected, "{set}");
     }

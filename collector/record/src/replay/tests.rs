@@ -272,8 +272,7 @@ fn other_cache_domains_than_at_the_start_are_not_made_up() {
     assert!(plan.domains.iter().all(|domain| domain.cpus.len() == 1), "{:?}", plan.domains);
 }
 
-/// Segments in the place of segments of another table, run or number, and changed bytes: each is skipped by name, even
-
+/// Rewrites a segment as version 2 wrote it: with another name for one column.
 fn age_by_one_version(path: &Path, name: &str, old: &str) {
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let about = builder.metadata().file_metadata().key_value_metadata().unwrap().clone();

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use huddle_engine::Replacement;
 use huddle_engine::backend::LoopChoice;
-use huddle_model::availability::Availability;
 use nix::fcntl::OFlag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};

@@ -153,6 +153,8 @@ fn a_segment_of_another_version_or_table_is_skipped_by_name() {
     );
 }
 
+/// Segments in the place of segments of another table, run or number, and changed bytes: each is skipped by name, even
+/// if a reader of Parquet would accept it.
 #[test]
 fn exchanged_and_damaged_segments_are_skipped() {
     let dir = tempfile::tempdir().unwrap();
