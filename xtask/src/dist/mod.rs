@@ -124,8 +124,10 @@ fn build(profile: Profile, programs: &[&Program]) -> anyhow::Result<()> {
             let build = ["build", "--locked", "--profile", "dist", "--package", name, "--bin", name];
             shell::run(shell::cargo().args(build))
         }),
-        // As the tests build them.
-        Profile::Dev => shell::run(shell::cargo().args(["build", "--locked", "--workspace", "--bins"])),
+        // With the tests: without them dependencies would have other features, and all be built once more.
+        Profile::Dev => {
+            shell::run(shell::cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))
+        }
     }
 }
 
