@@ -82,9 +82,6 @@ impl Loop {
         };
         let recordings = Arc::new(recordings);
         let keeper = kept.map(|(limits, dir)| keeper(context, limits, dir, &recordings));
-        for advice in context.backend.advice(&choice) {
-            tracing::warn!("{advice}");
-        }
         let objective = args.trial.or(context.config.objective);
         let reports = report_socket(context, args, objective)?;
         let trials = objective.map(|objective| {
@@ -98,6 +95,10 @@ impl Loop {
         // Now that nothing else prevents the loop, or every start that fails would leave an empty recording.
         make_room();
         let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
+        // Nothing prevents the loop any more: what it lacks is no answer to why it did not start.
+        for advice in context.backend.advice(&choice) {
+            tracing::warn!("{advice}");
+        }
         if let Some(pinner) = pinner.as_mut().filter(|_| args.ksm_run) {
             pinner.set_ksm(&[("run", "1".to_owned())]).map_err(Failure::failed)?;
         }

@@ -44,7 +44,8 @@ pub(super) const OF_PROGRAMS: [&str; 2] = ["libgcc_s.so.1", "libm.so.6"];
 
 /// What programs built on this machine need, by their path in a root.
 pub(super) fn of_this_machine() -> anyhow::Result<Vec<(String, PathBuf)>> {
-    let own = std::env::current_exe().context("cannot find this program")?;
+    // Not by its path, at which a build of the whole workspace may have put another one since.
+    let own = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     let found = of(&[own], Path::new("/"))?;
     let libc = found.get("libc.so.6").context("this program needs no C library: ldd was misread")?;
     let others = OF_PROGRAMS.map(|name| (name.to_owned(), libc.with_file_name(name)));
