@@ -57,9 +57,10 @@ mod tests {
         let said = |path: &Path| read_fleet_overview(path).unwrap_err().to_string();
         assert!(said(&file).starts_with(&format!("cannot read {}: ", file.display())));
         let hostile = format!("\"{}\\u001b[2J\\n\"", "x".repeat(5000));
-        for (text, words) in
-            [("[]", "no overview of a fleet"), (&format!("{{\"schema\":{hostile}}}")[..], "huddle/fleet/1")]
-        {
+        for (text, words) in [
+            ("[]", "not an overview of a fleet"),
+            (&format!("{{\"schema\":{hostile}}}")[..], "huddle/fleet/1"),
+        ] {
             std::fs::write(&file, text).unwrap();
             let said = said(&file);
             assert!(said.contains("fleet.json: "), "{said}");
