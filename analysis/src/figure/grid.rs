@@ -20,7 +20,9 @@ pub(crate) fn grid(id: &str, title: &str, of: &Grid<'_>) -> Figure {
     let cell = if columns <= NUMBERS_UP_TO { 44.0 } else { (1000.0 / columns as f64).max(6.0) };
     let (height, left, top) = (24.0, 210.0, 92.0);
     let bottom = top + height * rows as f64;
-    let mut canvas = Canvas::new(left + cell * columns as f64 + 60.0, bottom + 30.0);
+    // With few columns the text below them needs more room than they do.
+    let width = (cell * columns as f64 + 60.0).max(330.0);
+    let mut canvas = Canvas::new(left + width, bottom + 30.0);
     for (place, name) in of.rows.iter().enumerate() {
         let middle = top + height * (place as f64 + 0.5) + 4.5;
         canvas.text(left - 8.0, middle, Anchor::End, "", &shortened(name, 26));
